@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-# %% ../../nbs/00_core/01_draw.ipynb #f41e4931
+# %% ../../nbs/00_core/01_draw.ipynb #334c9069
 def to_numpy(
     x: Any,           # a tensor on any device, an array, a list
 ) -> np.ndarray:
     "The numbers of `x` in numpy."
-    return np.asarray(x.detach().cpu().float() if hasattr(x, 'detach') else x)
+    if not hasattr(x, 'detach'): return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if str(x.dtype) == 'torch.bfloat16' else x).numpy()         # numpy has no bfloat16
 
 def to_picture(
     img: Any,         # (H, W, 3) or (H, W) array or PIL image; or a (3, H, W) tensor; 0-255, or floats in 0-1
@@ -59,7 +61,7 @@ def class_colors(
         colors.append(colorsys.hls_to_rgb(h, l + (1 - l) * .6 * (1 - 1 / (1 + i // 8)), s))
     return colors
 
-# %% ../../nbs/00_core/01_draw.ipynb #5328f972
+# %% ../../nbs/00_core/01_draw.ipynb #6078a3ca
 def corners(
     bboxes: Any,        # (N, 4) xyxy
 ) -> np.ndarray:        # (N, 4, 2) the four points (x, y), clockwise from the top left
@@ -96,8 +98,8 @@ def show_bboxes(
         if values is not None and len(values) != N: raise ValueError(f'{len(values)} {what} for {N} boxes')
     if ax is None: ax = _axes_around(points)
     colors = _bbox_colors(colors, labels, N)
-    ax.add_collection(PolyCollection(points, facecolors='none', edgecolors=colors, linestyles=linestyle, linewidths=linewidth),
-                      autolim=False)
+    style = dict(facecolors='none', edgecolors=colors, linestyles=linestyle, linewidths=linewidth)
+    ax.add_collection(PolyCollection(points, **style), autolim=False)
     for i in range(N if labels or scores is not None else 0):
         name = labels[i] if labels else ''
         if not isinstance(name, str): name = str(name) if classes is None else classes[name]

@@ -227,30 +227,43 @@ def __contains__(self: Registry,
     try: return self.get(name) is not None
     except LookupError: return False
 
-# %% ../../nbs/00_core/02_registry.ipynb #021ccd81
+# %% ../../nbs/00_core/02_registry.ipynb #24538211
+def _parameters(
+    component: Callable,                              # a class or function
+) -> tuple[dict[str, inspect.Parameter], bool]:       # the arguments it names; whether it takes others too
+    "What `component` can be called with; a class that passes `**kwargs` on also has the arguments of its bases."
+    takes, bases = {}, component.__mro__ if inspect.isclass(component) else [component]
+    for base in bases:
+        try: found = inspect.signature(base).parameters
+        except ValueError: return takes, True                              # some built-ins have no signature
+        for key, p in found.items():
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD): takes.setdefault(key, p)
+        if all(p.kind != p.VAR_KEYWORD for p in found.values()): return takes, base is not component
+    return takes, True
+
+def _check_arguments(name: str, takes: dict[str, inspect.Parameter], args: dict, where: str, wrong: list[str]) -> None:
+    "Refuse arguments that are wrong, and calls from which some are missing."
+    for key in wrong:
+        guess = f', did you mean {near[0]!r}?' if (near := nearest(key, takes, 1)) else '.'
+        raise TypeError(f'{where}.{key}: {name} has no argument {key!r}{guess} It takes {", ".join(takes) or "none"}.')
+    needs = [key for key, p in takes.items() if p.default is p.empty and key not in args]
+    if needs: raise TypeError(f'{where}: {name} needs {", ".join(needs)}; given: {", ".join(args) or "nothing"}')
+
 def call(
     component: Callable,      # a class or function
     args: dict[str, Any],     # its arguments
     where: str = '',          # its path in the config, for messages
 ) -> Any:                     # component(**args)
     "Call `component`; every error says where in the config it comes from, a wrong argument also what would be right."
-    where, name = where or component.__name__, getattr(component, '__name__', str(component))
-    try: takes = inspect.signature(component).parameters
-    except ValueError: takes = {}                                          # some built-ins have no signature
-    if takes and all(p.kind != p.VAR_KEYWORD for p in takes.values()): _check_arguments(name, takes, args, where)
+    name = getattr(component, '__name__', type(component).__name__)
+    where, (takes, others) = where or name, _parameters(component)
+    if not others: _check_arguments(name, takes, args, where, [key for key in args if key not in takes])
     try: return component(**args)
     except Exception as error:
+        wrong = [key for key in args if f"unexpected keyword argument '{key}'" in str(error) and key not in takes]
+        if isinstance(error, TypeError) and wrong: _check_arguments(name, takes, args, where, wrong)
         if error.args and isinstance(error.args[0], str): error.args = (f'{where}: {error.args[0]}', *error.args[1:])
         raise
-
-def _check_arguments(name: str, takes: dict[str, inspect.Parameter], args: dict[str, Any], where: str) -> None:
-    "Compare the arguments given with those a component takes."
-    for key in args:
-        if key in takes: continue
-        guess = f', did you mean {near[0]!r}?' if (near := nearest(key, takes, 1)) else '.'
-        raise TypeError(f'{where}.{key}: {name} has no argument {key!r}{guess} It takes {", ".join(takes) or "none"}.')
-    needs = [k for k, p in takes.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and k not in args]
-    if needs: raise TypeError(f'{where}: {name} needs {", ".join(needs)}; given: {", ".join(args) or "nothing"}')
 
 # %% ../../nbs/00_core/02_registry.ipynb #5b28ad35
 @patch

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CATEGORY_IDS', 'README', 'PHOTOS', 'outline', 'coverage', 'smooth_noise', 'background', 'texture', 'Scene',
-           'visible_polygons', 'make_scene', 'mask_bboxes', 'rle_counts', 'coco_annotations', 'voc_xml', 'scene_number',
-           'write_split', 'write_samples', 'samples_dir', 'coco_file', 'image_path', 'Photo', 'photo_path', 'photo']
+           'visible_polygons', 'make_scene', 'mask_bboxes', 'rle_counts', 'has_hole', 'coco_annotations', 'voc_xml',
+           'scene_number', 'write_split', 'write_samples', 'samples_dir', 'coco_file', 'image_path', 'Photo',
+           'photo_path', 'photo']
 
 # %% ../../nbs/00_core/04_samples.ipynb #fc6a22d7
 import importlib.util, json, os, shutil, tempfile
@@ -171,20 +172,27 @@ def rle_counts(
     pixels = np.concatenate([[False], mask.T.ravel(), [not mask[-1, -1]]])        # a change at the end
     return np.diff(np.flatnonzero(pixels[1:] != pixels[:-1]), prepend=0).tolist()
 
-# %% ../../nbs/00_core/04_samples.ipynb #74ef1af6
+# %% ../../nbs/00_core/04_samples.ipynb #9084b0c8
+def has_hole(
+    mask: np.ndarray,      # (H, W) bool
+) -> bool:
+    "Whether something of the background is enclosed by the mask: no outline can say that."
+    inner = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[1]
+    return inner is not None and bool((inner[0, :, 3] >= 0).any())
+
 def coco_annotations(
     scene: Scene,          # a picture
     image_id: int,         # its id in the file
     first_id: int,         # id of its first object
 ) -> list[dict]:
-    "The objects of a picture in COCO's words."
+    "The objects of a picture in COCO's words: outlines, or run lengths for crowds and for masks with holes."
     rows = []
     for k, (label, mask, (x1, y1, x2, y2)) in enumerate(zip(scene.labels, scene.masks, scene.bboxes.astype(int).tolist())):
         outlines = [polygon.round(2).ravel().tolist() for polygon in scene.polygons[k]]
         runs = dict(size=list(mask.shape), counts=rle_counts(mask))
         rows.append(dict(id=first_id + k, image_id=image_id, category_id=CATEGORY_IDS[label], iscrowd=int(scene.crowd[k]),
                          area=int(mask.sum()), bbox=[x1, y1, x2 - x1, y2 - y1],
-                         segmentation=runs if scene.crowd[k] else outlines))
+                         segmentation=runs if scene.crowd[k] or has_hole(mask) else outlines))
     return rows
 
 def voc_xml(
@@ -206,7 +214,7 @@ def voc_xml(
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding='unicode') + '\n'
 
-# %% ../../nbs/00_core/04_samples.ipynb #8cd23c6c
+# %% ../../nbs/00_core/04_samples.ipynb #45df49d1
 README = """# data_samples
 
 Small pictures drawn by `learndet.core.samples.write_samples` (notebook `nbs/00_core/04_samples.ipynb`), with the same
@@ -249,8 +257,8 @@ def write_split(
         name, image_id, (H, W) = _write_picture(folder, split, i, scene), first + i + 1, scene.img.shape[:2]
         coco['images'].append(dict(id=image_id, file_name=name, height=H, width=W, license=1))
         coco['annotations'] += coco_annotations(scene, image_id, len(coco['annotations']) + 1)
-    parts = [f'"{key}": ' + ('[\n' + ',\n'.join(map(json.dumps, value)) + ']' if isinstance(value, list) else json.dumps(value))
-             for key, value in coco.items()]
+    rows = {key: ',\n'.join(map(json.dumps, value)) if isinstance(value, list) else '' for key, value in coco.items()}
+    parts = [f'"{key}": ' + (f'[\n{rows[key]}]' if rows[key] else json.dumps(value)) for key, value in coco.items()]
     (folder / f'{split}.json').write_text('{' + ',\n'.join(parts) + '}\n')      # a line for each object
     names = ''.join(f'{split}_{i + 1:04}\n' for i in range(n))
     (folder / 'ImageSets' / 'Main' / f'{split}.txt').write_text(names)
@@ -297,7 +305,7 @@ def image_path(
     if Path(name).stem in files: return files[Path(name).stem]
     raise FileNotFoundError(f'no sample picture {name!r}; nearest: {", ".join(nearest(Path(name).stem, files)) or "none"}')
 
-# %% ../../nbs/00_core/04_samples.ipynb #a849082d
+# %% ../../nbs/00_core/04_samples.ipynb #7f4c9518
 _COINS = [(22, 35, 67, 74), (81, 39, 120, 74), (132, 28, 179, 74), (192, 30, 240, 73), (255, 34, 297, 72),
           (305, 16, 365, 72),
           (25, 104, 67, 145), (84, 108, 122, 145), (134, 110, 173, 145), (186, 105, 226, 144), (245, 95, 296, 144),
@@ -330,7 +338,7 @@ def photo_path(
     if name not in PHOTOS: raise KeyError(f'no photograph {name!r}; there are {", ".join(PHOTOS)}')
     spec = importlib.util.find_spec('skimage')
     if spec is None:
-        raise ModuleNotFoundError('the photographs are inside the package scikit-image: pip install scikit-image', name='skimage')
+        raise ModuleNotFoundError('the photographs are inside scikit-image: pip install scikit-image', name='skimage')
     return Path(spec.origin).parent / 'data' / PHOTOS[name][0]
 
 def photo(

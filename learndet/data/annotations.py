@@ -92,7 +92,7 @@ def counts(self: Report) -> dict[str, int]:     # annotations: into, kept, fixed
     kept, fixed, dropped = np.bincount(self.status, minlength=3).tolist()
     return dict(into=len(self.status), kept=kept, fixed=fixed, dropped=dropped)
 
-# %% ../../nbs/02_data/02_annotations.ipynb #625deb57
+# %% ../../nbs/02_data/02_annotations.ipynb #fb212391
 @patch
 def reasons(self: Report,
     verdicts: str,              # keys of VERDICTS, as 'DE'
@@ -112,8 +112,9 @@ def line(self: Report) -> str:      # one line, printed at the start of every tr
         return f'{n} {word}' + (f' ({why})' if why else '')
     c, lost = self.counts(), sum(self.reasons('D', 'image').values())
     fixed, dropped = part(c['fixed'], 'fixed', 'F', 'annotation'), part(c['dropped'], 'dropped', 'DE', 'annotation')
-    return (f"{self.source}: {c['into']} annotations in = {c['kept']} kept + {fixed} + {dropped}; {self.images_in} images in = "
-            f"{self.images_in - lost} kept ({self.images_empty} empty) + {part(lost, 'dropped', 'D', 'image')}")
+    images = f"{self.images_in - lost} kept ({self.images_empty} empty) + {part(lost, 'dropped', 'D', 'image')}"
+    return (f"{self.source}: {c['into']} annotations in = {c['kept']} kept + {fixed} + {dropped}; "
+            f"{self.images_in} images in = {images}")
 
 # %% ../../nbs/02_data/02_annotations.ipynb #015662c6
 @patch

@@ -25,7 +25,7 @@ def _area(a: Columns) -> Tensor:
     "Width times height, each at least 0."
     return (a[2] - a[0]).clamp(min=0) * (a[3] - a[1]).clamp(min=0)
 
-# %% ../../nbs/01_structures/01_overlaps.ipynb #33531adb
+# %% ../../nbs/01_structures/01_overlaps.ipynb #127937e6
 def _pair(
     bboxes1: Tensor,        # (..., M, 4)
     bboxes2: Tensor,        # (..., N, 4)
@@ -42,7 +42,7 @@ def _check(bboxes1: Tensor, bboxes2: Tensor, mode: str, is_aligned: bool) -> Non
     if mode not in ('iou', 'iof', 'giou', 'diou', 'ciou'):
         raise ValueError(f"mode is 'iou', 'iof', 'giou', 'diou' or 'ciou', got {mode!r}")
     if bboxes1.shape[-1:] != (4,) or bboxes2.shape[-1:] != (4,): raise ValueError(f'boxes are (..., 4), got {shapes}')
-    if is_aligned and bboxes1.shape[-2:] != bboxes2.shape[-2:]: raise ValueError(f'aligned boxes come in pairs, got {shapes}')
+    if is_aligned and bboxes1.shape[-2] != bboxes2.shape[-2]: raise ValueError(f'aligned boxes come in pairs, got {shapes}')
 
 # %% ../../nbs/01_structures/01_overlaps.ipynb #35a98c03
 def _around(a: Columns, b: Columns, axis: int) -> Tensor:

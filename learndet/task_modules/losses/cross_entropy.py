@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.patch import patch
 from .reduction import WeightedLoss, in_fp32, weight_reduce_loss
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #d35c3435
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #80f12c39
 def cross_entropy(
     pred: Tensor,                                # (N, C) logits; for box heads C = K + 1, background last
     label: Tensor,                               # (N,) long, 0..C-1
@@ -22,14 +22,14 @@ def cross_entropy(
     class_weight: Tensor | None = None,          # (C,) multiplies the loss of objects of that class
     ignore_index: int | None = None,             # this label costs nothing; None: -100
     avg_non_ignore: bool = False,                # the mean is over the others only
-) -> Tensor:
+) -> Tensor:                                     # 0-d, or (N,) for 'none'
     "-log softmax(pred)[label]: how surprised the classifier is by the truth."
     ignore_index = -100 if ignore_index is None else ignore_index
     loss = F.cross_entropy(in_fp32(pred), label, weight=class_weight, reduction='none', ignore_index=ignore_index)   # (N,)
     if avg_factor is None and avg_non_ignore and reduction == 'mean': avg_factor = (label != ignore_index).sum()
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #0347ad42
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #d5134f80
 def binary_terms(
     pred: Tensor,                          # (N, K) logits
     label: Tensor,                         # (N,) long; 0..K-1 is a class, everything else none of them
@@ -45,6 +45,7 @@ def binary_terms(
     correction = (positive - F.softplus(chosen)) * inside[:, None]                  # (N, 1)
     return dense.scatter_add(1, index, correction)
 
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #e7e6b904
 def binary_cross_entropy(
     pred: Tensor,                                # (N, K) or (N,) logits
     label: Tensor,                               # (N,) long class numbers, or numbers in [0, 1] of pred's shape
@@ -54,7 +55,7 @@ def binary_cross_entropy(
     class_weight: Tensor | None = None,          # (K,) multiplies the positives of a class
     ignore_index: int | None = None,             # this label costs nothing; None: -100
     avg_non_ignore: bool = False,                # the mean is over the others only
-) -> Tensor:
+) -> Tensor:                                     # 0-d, or pred's shape for 'none'
     "K questions with the answers yes or no; label K (background) is a no to all of them."
     pred, ignore_index = in_fp32(pred), -100 if ignore_index is None else ignore_index
     counted = (label >= 0) & (label != ignore_index)                                # label's shape
@@ -67,7 +68,7 @@ def binary_cross_entropy(
     if avg_factor is None and avg_non_ignore and reduction == 'mean': avg_factor = counted.sum()
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #545e2a70
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #97eaa3db
 def mask_cross_entropy(
     pred: Tensor,                                # (n, K, h, w) logits: a mask for every class
     target: Tensor,                              # (n, h, w) 0 or 1
@@ -77,22 +78,22 @@ def mask_cross_entropy(
     avg_factor: float | Tensor | None = None,    # number of objects
     class_weight: Tensor | None = None,          # (K,)
     **unused,                                    # masks ignore nothing
-) -> Tensor:
+) -> Tensor:                                     # 0-d, or (n,) for 'none'
     "The average cross entropy of an object's pixels, in the mask of its own class only (Mask R-CNN, sec. 3)."
     index = label.clamp(0, pred.shape[1] - 1)
-    chosen = in_fp32(pred)[torch.arange(len(pred), device=pred.device), index]                       # (n, h, w)
+    chosen = in_fp32(pred)[torch.arange(len(pred), device=pred.device), index]                                   # (n, h, w)
     loss = F.binary_cross_entropy_with_logits(chosen, target.to(chosen.dtype), reduction='none').mean((1, 2))    # (n,)
     if class_weight is not None: loss = loss * class_weight[index]
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #79104db7
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #e87c6be9
 class CrossEntropyLoss(WeightedLoss):
     "Softmax, sigmoid or mask cross entropy, with MMDetection's arguments."
     def __init__(self,
         use_sigmoid: bool = False,                  # K yes-or-no questions instead of one class out of K + 1
         use_mask: bool = False,                     # pred is (n, K, h, w)
         reduction: str = 'mean',
-        class_weight: list[float] | None = None,
+        class_weight: list[float] | None = None,    # (C,)
         ignore_index: int | None = None,
         loss_weight: float = 1.,
         avg_non_ignore: bool = False,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from .reduction import WeightedLoss, weighted_loss
 
-# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #8050bb34
+# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #9bf36913
 def check_same_shape(
     pred: Tensor, target: Tensor,    # must be alike
 ) -> None:
@@ -40,11 +40,11 @@ def smooth_l1_loss(
 ) -> Tensor:                         # (N, 4)
     "A parabola below `beta` and a line above it, with one slope where they meet (Fast R-CNN, eq. 3)."
     check_same_shape(pred, target)
-    if beta <= 0: raise ValueError(f'beta is where the parabola ends, so it must be above 0, got {beta}; L1Loss has none')
+    if beta <= 0: raise ValueError(f'beta is where the parabola ends, so it is above 0, got {beta}; L1Loss has no parabola')
     d = (pred - target).abs()
     return torch.where(d < beta, .5 * d * d / beta, d - .5 * beta)
 
-# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #52a659e1
+# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #5e506709
 class L1Loss(WeightedLoss):
     "Mean absolute error, MMDetection's default for boxes."
     def loss(self, pred, target, **kwargs): return l1_loss(pred, target, **kwargs)
@@ -55,7 +55,12 @@ class MSELoss(WeightedLoss):
 
 class SmoothL1Loss(WeightedLoss):
     "Squared near zero, absolute far from it."
-    def __init__(self, beta: float = 1., reduction: str = 'mean', loss_weight: float = 1.):
+    def __init__(self,
+        beta: float = 1.,             # where the parabola becomes a line
+        reduction: str = 'mean',
+        loss_weight: float = 1.,
+    ):
         super().__init__(reduction, loss_weight)
         self.beta = beta
+
     def loss(self, pred, target, **kwargs): return smooth_l1_loss(pred, target, beta=self.beta, **kwargs)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from ...core.patch import patch
 
-# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #e20286ea
+# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #811812a4
 def reduce_loss(
     loss: Tensor,        # (...), any shape, empty too
     reduction: str,      # 'none', 'mean' or 'sum'
@@ -23,7 +23,6 @@ def reduce_loss(
     if reduction == 'sum': return loss.sum()
     raise ValueError(f"reduction is 'none', 'mean' or 'sum', got {reduction!r}")
 
-# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #ce6abeb2
 def weight_reduce_loss(
     loss: Tensor,                                # (...) one number an element
     weight: Tensor | None = None,                # broadcasts against loss; 0 removes an element
@@ -33,7 +32,7 @@ def weight_reduce_loss(
     "Weigh every element, then reduce; a given `avg_factor` is the denominator of the mean."
     if weight is not None: loss = loss * weight
     if avg_factor is None or reduction == 'none': return reduce_loss(loss, reduction)
-    if reduction != 'mean': raise ValueError(f"avg_factor is the denominator of a mean; reduction is {reduction!r}")
+    if reduction != 'mean': raise ValueError(f"avg_factor is the denominator of a mean; the reduction is {reduction!r}")
     return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)
 
 # %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #df696d04
@@ -83,7 +82,7 @@ def forward(self: WeightedLoss,
     reduction = reduction_override or self.reduction
     return self.loss_weight * self.loss(pred, target, weight=weight, reduction=reduction, avg_factor=avg_factor, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #5ea49cab
+# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #87bad0c5
 def accuracy(
     pred: Tensor,                        # (N, C) scores or logits
     target: Tensor,                      # (N,) long
@@ -93,10 +92,10 @@ def accuracy(
 ) -> Tensor | list[Tensor]:              # 0-d, percent; one for each k if topk is a tuple
     "Share of the rows whose class is among the k best scores; 0 if there is no row."
     ks = (topk,) if isinstance(topk, int) else tuple(topk)
-    if max(ks) > pred.shape[1]: raise ValueError(f'top {max(ks)} of {pred.shape[1]} classes')
-    scores, labels = pred.topk(max(ks), dim=1)                                # (N, k)
+    if max(ks) > pred.shape[1]: raise ValueError(f'the best {max(ks)} of {pred.shape[1]} classes')
+    scores, labels = pred.topk(max(ks), dim=1)                                      # (N, k)
     right = labels == target[:, None]
     if thresh is not None: right = right & (scores > thresh)
-    rows = target.new_ones(len(target)) if valid is None else valid.to(target.dtype)                 # (N,)
+    rows = torch.ones_like(target) if valid is None else valid.to(target.dtype)     # (N,)
     result = [100. * (right[:, :k].any(1) * rows).sum() / rows.sum().clamp(min=1) for k in ks]
     return result[0] if isinstance(topk, int) else result
