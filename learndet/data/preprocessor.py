@@ -5,150 +5,153 @@
 # %% auto #0
 __all__ = ['NORM_PRESETS', 'round_up', 'batch_shape', 'stack_images', 'DetDataPreprocessor']
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #21f29585
+# %% ../../nbs/02_data/09_preprocessor.ipynb #c1c7b0e8
 import warnings
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.patch import patch
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #f18ab653
+# %% ../../nbs/02_data/09_preprocessor.ipynb #c7d50e25
+_RGB, _BGR = [123.675, 116.28, 103.53], [103.53, 116.28, 123.675]       # mean colour of ImageNet, 0..255
+
 NORM_PRESETS = {
-    'torchvision': dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),      # ResNet and most others
-    'pycls': dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], bgr_to_rgb=False),           # RegNetX
-    'caffe': dict(mean=[103.53, 116.28, 123.675], std=[1., 1., 1.], bgr_to_rgb=False),                      # MSRA's ResNet
-    'caffe2': dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], bgr_to_rgb=False),          # ResNeXt-101 32x8d
-    'ssd': dict(mean=[123.675, 116.28, 103.53], std=[1., 1., 1.], bgr_to_rgb=True),                         # VGG-16
-    'yolov3': dict(mean=[0., 0., 0.], std=[255., 255., 255.], bgr_to_rgb=True),                             # Darknet-53
+    'torchvision': dict(mean=_RGB, std=[58.395, 57.12, 57.375], bgr_to_rgb=True),       # ResNet, and most others
+    'pycls': dict(mean=_BGR, std=[57.375, 57.12, 58.395], bgr_to_rgb=False),            # RegNetX
+    'caffe': dict(mean=_BGR, std=[1., 1., 1.], bgr_to_rgb=False),                       # MSRA's ResNet
+    'caffe2': dict(mean=_BGR, std=[57.375, 57.12, 58.395], bgr_to_rgb=False),           # ResNeXt-101 32x8d
+    'ssd': dict(mean=_RGB, std=[1., 1., 1.], bgr_to_rgb=True),                          # VGG-16
+    'yolov3': dict(mean=[0., 0., 0.], std=[255., 255., 255.], bgr_to_rgb=True),         # Darknet-53
 }
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #07da0ec8
+# %% ../../nbs/02_data/09_preprocessor.ipynb #a7e80107
 def round_up(
     size: int,      # rows or columns
-    divisor: int,   # of the strides below
+    divisor: int,   # usually the largest stride
 ) -> int:           # the next multiple
     "The smallest multiple of `divisor` that is not smaller."
     return -(-size // divisor) * divisor
 
 def batch_shape(
-    shapes: Sequence[tuple[int, int]],                      # B × (H, W)
+    shapes: Sequence[tuple[int, int]],                      # B × (h, w) of the pictures
     divisor: int = 1,                                       # both sides become multiples of it
-    buckets: Sequence[tuple[int, int]] | None = None,       # (H, W) to choose from, so that few shapes are compiled
+    buckets: Sequence[tuple[int, int]] | None = None,       # (H, W) to choose from
 ) -> tuple[int, int]:                                       # (H, W) of the batch
-    "The smallest bucket that holds every picture, or the largest picture rounded up."
+    "The smallest bucket that holds every picture; without one, the largest sides rounded up."
     H, W = (round_up(max(s[i] for s in shapes), divisor) for i in (0, 1))
     fits = [(h, w) for h, w in buckets or () if h >= H and w >= W]
-    return min(fits, key=lambda s: s[0] * s[1]) if fits else (H, W)
+    return min(fits, key=lambda s: s[0] * s[1], default=(H, W))
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #86bf59b3
+# %% ../../nbs/02_data/09_preprocessor.ipynb #7efb0f7f
 def stack_images(
-    images: Sequence[Tensor],           # B × (C, h, w), uint8
-    shape: tuple[int, int],             # (H, W) of the batch
-    pin: bool = False,                  # page-locked memory, for a copy that does not wait
-    channels_last: bool = False,        # memory as (B, H, W, C), which convolutions like
-) -> Tensor:                            # (B, C, H, W), uint8, zeros beside and below each picture
-    "Pictures of different sizes in one block of bytes."
-    C = images[0].shape[0]
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    batch = torch.zeros((len(images), C, *shape), dtype=images[0].dtype, pin_memory=pin).contiguous(memory_format=layout)
-    for b, img in enumerate(images): batch[b, :, :img.shape[1], :img.shape[2]].copy_(img)
+    images: Sequence[Tensor],       # B × (C, h, w), uint8
+    shape: tuple[int, int],         # (H, W) of the batch
+    pin: bool = False,              # page-locked memory, so that a copy to a GPU need not wait
+    channels_last: bool = False,    # laid out as (B, H, W, C), which convolutions on a GPU and on bf16 CPUs like
+) -> Tensor:                        # (B, C, H, W), the same type, zeros beside and below each picture
+    "Pictures of different sizes in one block."
+    C, layout = images[0].shape[0], torch.channels_last if channels_last else torch.contiguous_format
+    batch = torch.empty((len(images), C, *shape), dtype=images[0].dtype, pin_memory=pin, memory_format=layout).zero_()
+    for b, img in enumerate(images): batch[b, :, :img.shape[1], :img.shape[2]] = img
     return batch
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #67e74867
+# %% ../../nbs/02_data/09_preprocessor.ipynb #79ddae6a
 class DetDataPreprocessor(nn.Module):
     "The first part of a model: a list of uint8 pictures becomes one normalised, padded batch."
     def __init__(self,
-        mean: Sequence[float] | None = None,    # C means, in the order after the channel swap; None: no normalising
+        mean: Sequence[float] | None = None,    # C means, in the order after the swap; None: no normalising
         std: Sequence[float] | None = None,     # C standard deviations
         bgr_to_rgb: bool = False,               # swap channels 0 and 2: files are read as BGR
         rgb_to_bgr: bool = False,               # the same swap under its other name
         pad_size_divisor: int = 1,              # H and W of the batch are multiples of this
         pad_value: float = 0,                   # beside and below a picture, after normalising
-        pad_mask: bool = False,                 # pad gt_masks to the size of the batch too
+        pad_mask: bool = False,                 # gt_instances.masks grow to the size of the batch
         non_blocking: bool = True,              # the copy to the device does not wait
-        size_buckets: Sequence[tuple[int, int]] | None = None,     # (H, W) to pad to, so that few shapes are compiled
-        mask_pad_value: int = 0,                # in padded masks
+        size_buckets: Sequence[tuple[int, int]] | None = None,  # (H, W) to round up to, so that few shapes are compiled
+        mask_pad_value: int = 0,                # in grown masks
         channels_last: bool = False,            # memory layout of the batch
-        batch_augments: Sequence[Callable] = (),    # (inputs, data_samples) -> the same, in training
+        batch_augments: Sequence[Callable] | None = None,       # (inputs, data_samples) -> the same, in training
     ):
         super().__init__()
-        if bgr_to_rgb and rgb_to_bgr: raise ValueError('bgr_to_rgb and rgb_to_bgr undo each other: set one')
-        if (mean is None) != (std is None): raise ValueError(f'mean and std come together, got mean={mean}, std={std}')
-        self.swap_channels, self.pad_size_divisor, self.pad_value = bgr_to_rgb or rgb_to_bgr, pad_size_divisor, pad_value
-        self.pad_mask, self.mask_pad_value, self.non_blocking, self.channels_last = pad_mask, mask_pad_value, non_blocking, channels_last
-        self.size_buckets, self.batch_augments, self.checked = size_buckets, list(batch_augments or ()), False
-        for name, v in (('mean', mean or [0.]), ('std', std or [1.])):
-            self.register_buffer(name, torch.tensor(v, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-        if (self.std == 0).any(): raise ValueError(f'std is {list(std)}: a zero would divide by zero')
+        if bgr_to_rgb and rgb_to_bgr: raise ValueError('bgr_to_rgb and rgb_to_bgr are the same swap: set one of them')
+        if (mean is None) != (std is None): raise ValueError(f'mean and std come together, got mean={mean} and std={std}')
+        if std is not None and not all(std): raise ValueError(f'std is a divisor and cannot be zero, got {list(std)}')
+        self.normalizes, self.swap_channels, self.pad_value = mean is not None, bgr_to_rgb or rgb_to_bgr, pad_value
+        self.pad_size_divisor, self.size_buckets, self.channels_last = pad_size_divisor, size_buckets, channels_last
+        self.pad_mask, self.mask_pad_value, self.non_blocking = pad_mask, mask_pad_value, non_blocking
+        self.batch_augments, self.checked = list(batch_augments or ()), False
+        for name, values in (('mean', mean or [0.]), ('std', std or [1.])):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self,
-        data: dict,                 # inputs: B × (C, h, w) uint8 or one (B, C, H, W); data_samples: B DetDataSample, or none
-        training: bool = False,     # apply batch_augments
-    ) -> dict:                      # inputs (B, C, H, W) float on this module's device; data_samples, knowing the batch's shape
-        "Stack, move, normalise, pad."
-        images, samples = list(data['inputs']), data.get('data_samples')
-        shapes = [tuple(i.shape[-2:]) for i in images]
+        data: dict,                 # inputs: B × (C, h, w) uint8, or one (B, C, H, W); data_samples: B of them, or None
+        training: bool = False,     # apply batch_augments, and look at the first batch
+    ) -> dict:                      # inputs (B, C, H, W) float on this module's device; data_samples, told the sizes
+        "Stack, move, normalise, pad; data_samples stay where they are, since heads move one padded tensor of them."
+        images, data_samples = list(data['inputs']), data.get('data_samples')
+        shapes = [tuple(img.shape[-2:]) for img in images]
         shape = batch_shape(shapes, self.pad_size_divisor, self.size_buckets)
         inputs = self.normalize(self.to_device(images, shape), shapes)
-        if samples is not None: self.note_shapes(samples, shapes, shape)
+        if data_samples is not None: self.note_shapes(data_samples, shapes, shape)
         if training:
-            if not self.checked: self.check_batch(inputs, shapes)
-            for augment in self.batch_augments: inputs, samples = augment(inputs, samples)
-        return dict(inputs=inputs, data_samples=samples)
+            self.check_batch(inputs, shapes)
+            for augment in self.batch_augments: inputs, data_samples = augment(inputs, data_samples)
+        return dict(inputs=inputs, data_samples=data_samples)
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #0db4b436
+# %% ../../nbs/02_data/09_preprocessor.ipynb #c0d7e5fc
 @patch
 def to_device(self: DetDataPreprocessor,
     images: list[Tensor],           # B × (C, h, w)
     shape: tuple[int, int],         # (H, W) of the batch
 ) -> Tensor:                        # (B, C, H, W) on this module's device, still bytes
     "One block, one copy."
-    if len({i.shape[0] for i in images} | ({len(self.mean)} - {1})) > 1:
-        raise ValueError(f'pictures with {sorted({i.shape[0] for i in images})} channels, mean and std for {len(self.mean)}')
-    device = self.mean.device
-    batch = stack_images(images, shape, pin=device.type == 'cuda' and images[0].device.type == 'cpu', channels_last=self.channels_last)
-    return batch.to(device, non_blocking=self.non_blocking)
+    C = {img.shape[0] for img in images}
+    expected = {len(self.mean)} if len(self.mean) > 1 else {3} if self.swap_channels else C
+    if len(C | expected) > 1: raise ValueError(f'pictures of {sorted(C)} channels, mean and channel swap are for {expected}')
+    from_host = images[0].device.type == 'cpu' and self.mean.device.type == 'cuda'
+    return stack_images(images, shape, from_host, self.channels_last).to(self.mean.device, non_blocking=self.non_blocking)
 
 @patch
 def normalize(self: DetDataPreprocessor,
     batch: Tensor,                      # (B, C, H, W) bytes
-    shapes: list[tuple[int, int]],      # B × (h, w), what of it is picture
+    shapes: list[tuple[int, int]],      # B × (h, w), how much of it is picture
 ) -> Tensor:                            # (B, C, H, W) float
     "(x - mean) / std on the pictures, `pad_value` beside and below them."
-    if self.swap_channels: batch = batch[:, [2, 1, 0]]
-    x = (batch.float() - self.mean) / self.std
-    if self.channels_last: x = x.contiguous(memory_format=torch.channels_last)
-    for b, (h, w) in enumerate(shapes): x[b, :, h:] = self.pad_value; x[b, :, :h, w:] = self.pad_value
-    return x
+    x = (batch.flip(1) if self.swap_channels else batch).float()
+    if self.normalizes: x = (x - self.mean).div_(self.std)
+    if self.normalizes or self.pad_value:
+        for b, (h, w) in enumerate(shapes): x[b, :, h:], x[b, :, :h, w:] = self.pad_value, self.pad_value
+    return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #8e63553e
 @patch
 def note_shapes(self: DetDataPreprocessor,
     data_samples: list,                 # B DetDataSample
     shapes: list[tuple[int, int]],      # B × (h, w) of the pictures
     shape: tuple[int, int],             # (H, W) of the batch
 ) -> None:
-    "Each sample learns `batch_input_shape`, and its own `pad_shape`, as in MMDetection."
+    "Each sample learns `batch_input_shape` and its own `pad_shape`, as in MMDetection; masks grow if asked to."
     for sample, (h, w) in zip(data_samples, shapes):
-        pad = (round_up(h, self.pad_size_divisor), round_up(w, self.pad_size_divisor))
-        sample.set_metainfo(dict(batch_input_shape=shape, pad_shape=pad))
-        if self.pad_mask and 'masks' in getattr(sample, 'gt_instances', ()):
-            sample.gt_instances.masks = sample.gt_instances.masks.pad(shape, pad_val=self.mask_pad_value)
+        pad_shape = round_up(h, self.pad_size_divisor), round_up(w, self.pad_size_divisor)
+        sample.set_metainfo(dict(batch_input_shape=tuple(shape), pad_shape=pad_shape))
+        instances = sample.gt_instances if self.pad_mask and 'gt_instances' in sample else ()
+        if 'masks' in instances: instances.masks = instances.masks.pad(shape, pad_val=self.mask_pad_value)
 
+# %% ../../nbs/02_data/09_preprocessor.ipynb #e65e9128
 @patch
 def check_batch(self: DetDataPreprocessor,
-    inputs: Tensor,                     # (B, C, H, W) float, the first batch of a training
-    shapes: list[tuple[int, int]],      # B × (h, w)
-) -> None:
-    "Warn once if mean and std cannot be those of these pictures."
+    inputs: Tensor,                     # (B, C, H, W) float, of a training
+    shapes: list[tuple[int, int]],      # B × (h, w), how much of it is picture
+):
+    "Warn if the first batch is far from mean 0 and standard deviation 1, or was no picture of 0..255 before."
+    if self.checked or not self.normalizes: return
     self.checked = True
-    if len(self.mean) == 1 and self.std.item() == 1: return
-    x = torch.cat([inputs[b, :, :h, :w].flatten() for b, (h, w) in enumerate(shapes)])
-    mean, std = x.mean().item(), x.std().item()
-    if abs(mean) > 3 or not .2 <= std <= 5:
-        warnings.warn(f'the first batch has mean {mean:.3g} and standard deviation {std:.3g} after normalising, expected about 0 and 1: '
-                      f'mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}; were the pictures normalised before?')
+    x = torch.cat([inputs[b, :, :h, :w].flatten(1) for b, (h, w) in enumerate(shapes)], dim=1)     # (C, pixels)
+    mean, std = x.mean().item(), x.std(dim=1).mean().item()
+    limits = (128, 128) if self.std.max() == 1 else (3, 5)              # std 1: values stay as spread as bytes
+    if abs(mean) > limits[0] or std > limits[1] or std * self.std.mean().item() < 2:
+        values = [[round(v, 3) for v in buffer.flatten().tolist()] for buffer in (self.mean, self.std)]
+        warnings.warn(f'the first batch has mean {mean:.3g} and standard deviation {std:.3g} after normalising with mean='
+                      f'{values[0]}, std={values[1]}: are these of other pictures, or were the pictures normalised before?')

@@ -7,7 +7,8 @@ __all__ = ['Index', 'rank_and_world', 'EpochSampler', 'DefaultSampler', 'Infinit
            'BatchSampler', 'AspectRatioBatchSampler', 'pseudo_collate', 'init_worker', 'DetDataLoader',
            'safe_num_workers', 'build_dataloader']
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #b1a314db
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #71866b55
+from collections import Counter
 import functools, itertools, multiprocessing, pickle, random, re, warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,7 +126,7 @@ class ClassAwareSampler(EpochSampler):
         turns = (c for c in cycle_shuffled(list(images), rng) for _ in range(self.num_sample_class))
         return np.array([next(images[c]) for c in itertools.islice(turns, len(self.dataset))])
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #49ca7072
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #21c82a71
 class BatchSampler:
     "This process's samples in lists of `batch_size`; `skip(n)` goes on in the middle of an epoch."
     def __init__(self,
@@ -137,7 +138,7 @@ class BatchSampler:
         self.sampler, self.batch_size, self.drop_last, self._skip = sampler, batch_size, drop_last, 0
 
     def set_epoch(self, epoch: int): self.sampler.set_epoch(epoch)
-    def skip(self, n: int): self._skip = n              # the next iteration leaves out its first n batches; later ones do not
+    def skip(self, n: int): self._skip = n              # the next iteration, and only it, leaves out its first n batches
 
     def batches(self) -> Iterator[list[Index]]:
         "All batches of an epoch."
@@ -153,7 +154,7 @@ class BatchSampler:
         n = len(self.sampler)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #a5fa9453
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #c31ca94b
 class AspectRatioBatchSampler(BatchSampler):
     "Pictures taller than wide apart from the rest, so that little of a batch is padding."
     def __init__(self,
@@ -178,8 +179,8 @@ class AspectRatioBatchSampler(BatchSampler):
             if group and not self.drop_last: yield even[rank::world]
 
     def __len__(self) -> int:                           # batches of a whole epoch, the same for every process
-        order = self.sampler.order(self.sampler.epoch)
-        if self.sampler.round_up: order = np.resize(order, -(-len(order) // self.sampler.world_size) * self.sampler.world_size)
+        order, world = self.sampler.order(self.sampler.epoch), self.sampler.world_size
+        if self.sampler.round_up: order = np.resize(order, -(-len(order) // world) * world)
         tall = int(self.portrait[order].sum())
         return sum(n // self.full if self.drop_last else -(-n // self.full) for n in (tall, len(order) - tall))
 
@@ -244,13 +245,13 @@ def safe_num_workers(
                             'move it from the notebook into a module')
     return 0 if stuck else num_workers
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #a5da3117
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #91752ce1
 def build_dataloader(
     dataset: DetDataset,                        # gives a sample for (index, seed)
     batch_size: int = 1,                        # images of one process
     num_workers: int = 0,                       # processes that read; 0: this one
-    sampler: Any = None,                        # an EpochSampler, or a function dataset -> EpochSampler; shuffled when None
-    batch_sampler: Any = None,                  # a BatchSampler, or a function sampler, batch_size, drop_last -> BatchSampler
+    sampler: Any = None,                        # an EpochSampler, or a function of the dataset that makes one
+    batch_sampler: Any = None,                  # a BatchSampler, or a function of sampler, batch_size, drop_last
     drop_last: bool = False,                    # leave out a last batch that is not full
     persistent_workers: bool = True,            # keep the workers between epochs
     pin_memory: bool = False,                   # page-lock every picture; the preprocessor does so with the whole batch
@@ -258,11 +259,12 @@ def build_dataloader(
     **kwargs,                                   # of torch's DataLoader
 ) -> DetDataLoader:                             # `loader.batch_sampler.set_epoch(e)` before epoch e
     "Samples of a dataset in batches."
-    if sampler is None: sampler = functools.partial(DefaultSampler, shuffle=not getattr(dataset, 'test_mode', False), seed=dataset.seed)
+    if sampler is None: sampler = DefaultSampler(dataset, not getattr(dataset, 'test_mode', False), dataset.seed)
     if not isinstance(sampler, EpochSampler): sampler = sampler(dataset)
-    if not isinstance(batch_sampler, BatchSampler): batch_sampler = (batch_sampler or BatchSampler)(sampler, batch_size, drop_last)
+    if not isinstance(batch_sampler, BatchSampler):
+        batch_sampler = (batch_sampler or BatchSampler)(sampler, batch_size, drop_last)
     if not len(batch_sampler):
-        raise ValueError(f'{len(dataset)} images make no batch of {batch_size} with drop_last=True: there is nothing to train on')
+        raise ValueError(f'{len(dataset)} images make no batch of {batch_size} with drop_last=True: nothing to train on')
     num_workers = safe_num_workers(dataset, num_workers)
     board = torch.full((num_workers,), -1).share_memory_() if num_workers else None
     loader = DetDataLoader(dataset, batch_sampler=batch_sampler, num_workers=num_workers, collate_fn=collate_fn,

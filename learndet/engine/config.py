@@ -8,7 +8,7 @@ __all__ = ['Loaded', 'BARE', 'Stale', 'FIELDS', 'merge_configs', 'load_config_fi
            'config_diff', 'ConfigDict', 'ConfigError', 'Source', 'parse_options', 'parse_literal', 'parse_config_name',
            'schedule_from_name', 'get_path', 'replace_cfg_vals', 'update_data_root', 'compat_cfg']
 
-# %% ../../nbs/05_engine/00_config.ipynb #001ae990
+# %% ../../nbs/05_engine/00_config.ipynb #75313cff
 import ast
 import copy
 import difflib
@@ -21,7 +21,8 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 from ..core.patch import patch
-from .config_language import ConfigDict, ConfigError, Reader, Source, PYTHON, nearest_key, parse_python
+from .config_language import (ConfigDict, ConfigError, Reader, Source, PYTHON, get_in, nearest_key,
+                                             parse_python)
 from .config_recipes import (parse_options, parse_literal, parse_config_name, schedule_from_name, get_path,
                                             map_values, replace_cfg_vals, update_data_root, compat_cfg)
 
@@ -275,20 +276,14 @@ def inheritance(
         return 1 + max([d for d, _ in below], default=0), [f for _, files in below for f in files] + [tree[0]]
     return visit(cfg._tree)
 
-# %% ../../nbs/05_engine/00_config.ipynb #58b0015e
+# %% ../../nbs/05_engine/00_config.ipynb #f7cc744e
 @patch
 def provenance(self: Config,
     path: str,             # 'model.backbone.depth'
 ) -> Source:               # prints as file:line
     "Who set the value at `path`."
     get_path(self, path)                                          # an error with a hint when there is no such value
-    node, source = self, PYTHON
-    for key in path.split('.'):
-        if isinstance(node, ConfigDict):
-            key = key if key in node else int(key)
-            source = node._sources.get(key, source)
-        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-    return source
+    return get_in(self, path)[1]
 
 # %% ../../nbs/05_engine/00_config.ipynb #d10e54f3
 def leaves(value: Any, path: str = ''):
@@ -410,7 +405,7 @@ def merge_from_dict(self: Config,
     merged = merge_configs(self, tree)
     for key in tree: self.put(key, merged[key], source)
 
-# %% ../../nbs/05_engine/00_config.ipynb #a2c39b16
+# %% ../../nbs/05_engine/00_config.ipynb #6e6d7b85
 Stale = namedtuple('Stale', 'path variable used redefined')      # a value, a variable; the Sources of both
 
 def _sourced(node: Any, path: str = ''):
@@ -429,10 +424,11 @@ def stale_variables(
     "Values made from a variable that another file redefined later; they still hold the old one."
     out = []
     for path, source in _sourced(cfg):
-        for name, _, old in source.uses:
+        for name, then, old in source.uses:
             try: now, redefined = get_path(cfg, name), cfg.provenance(name)
             except (KeyError, ValueError): continue                                          # deleted since
-            if redefined.file != source.file and now != old: out.append(Stale(path, name, source, redefined))
+            if redefined is not then and redefined.file != source.file and now != old:
+                out.append(Stale(path, name, source, redefined))
     return out
 
 def stale_message(

@@ -255,7 +255,7 @@ def eval_List(self: Reader, node): return self.items_of(node.elts)
 @patch
 def eval_Tuple(self: Reader, node): return tuple(self.items_of(node.elts))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #4c6dcde3
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #c553c497
 def base_path(
     node: ast.AST,
 ) -> str:            # 'model.backbone' for _base_.model.backbone, '' for anything else
@@ -267,10 +267,14 @@ def base_path(
         parts, node = [str(key), *parts], node.value
     return '.'.join(parts) if isinstance(node, ast.Name) and node.id == '_base_' else ''
 
-def get_in(value: Any, path: str) -> Any:
-    "The value at 'model.backbone' or 'steps.1'."
-    for key in path.split('.'): value = value[int(key) if isinstance(value, (list, tuple)) else key]
-    return value
+def get_in(value: Any, path: str) -> tuple[Any, Source]:
+    "The value at 'model.backbone' or 'steps.1', and who set it: the deepest dict on the way that knows."
+    source = PYTHON
+    for key in path.split('.'):
+        if isinstance(value, dict) and key not in value and key.isdigit(): key = int(key)
+        if isinstance(value, ConfigDict): source = value._sources.get(key, source)
+        value = value[int(key) if isinstance(value, (list, tuple)) else key]
+    return value, source
 
 @patch
 def uses(self: Reader, node: ast.expr) -> tuple:
@@ -278,7 +282,7 @@ def uses(self: Reader, node: ast.expr) -> tuple:
     if isinstance(node, ast.Dict) or isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict': return ()
     if isinstance(node, ast.Name):
         return ((node.id, self.sources[node.id], self.values[node.id]),) if node.id in self.sources else ()
-    if path := base_path(node): return ((path, None, get_in(self.view, path)),)
+    if path := base_path(node): return ((path, *reversed(get_in(self.view, path))),)
     return tuple(use for child in ast.iter_child_nodes(node) for use in self.uses(child))
 
 @patch
@@ -526,7 +530,7 @@ def apply_method(holder: Any, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(holder, ConfigDict) and name == 'update': return holder.update(LocalDict(*args)) or holder.update(kwargs)
     return getattr(holder, name)(*args, **kwargs)
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #befce075
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #63845f3c
 FILE_NAMES = ('fileDirname', 'fileBasename', 'fileBasenameNoExtension', 'fileExtname')
 TEMPLATE = re.compile(r'''\{\{\s*(['"]?)\s*(\$\w+(?:\s*:[^}'"]*)?|_base_\.[\w.]+|%s)\s*\1\s*\}\}''' % '|'.join(FILE_NAMES))
 
@@ -538,7 +542,7 @@ def expand(self: Reader,
     path = Path(self.file)
     names = dict(zip(FILE_NAMES, (path.parent.as_posix(), path.name, path.stem, path.suffix)))
     if inner in names: return names[inner]
-    if inner.startswith('_base_.'): return copy.deepcopy(get_in(self.view, inner[len('_base_.'):]))
+    if inner.startswith('_base_.'): return copy.deepcopy(get_in(self.view, inner[len('_base_.'):])[0])
     name, _, default = (part.strip() for part in inner[1:].partition(':'))
     value = os.environ.get(name, default)
     if value: return value

@@ -11,15 +11,15 @@ import difflib
 from typing import Any, Iterable
 from ..core.patch import patch
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #bf8ff395
+# %% ../../nbs/05_engine/07_hooks.ipynb #e9403166
 MOMENTS = ('before_run', 'before_train', 'before_train_epoch', 'before_train_iter',
            'after_train_iter', 'after_train_epoch', 'after_train',
            'before_val', 'before_val_epoch', 'before_val_iter', 'after_val_iter', 'after_val_epoch', 'after_val',
            'before_test', 'before_test_epoch', 'before_test_iter', 'after_test_iter', 'after_test_epoch', 'after_test',
            'before_save_checkpoint', 'after_save_checkpoint', 'after_run')
-EXTRA_MOMENTS = ('after_load_checkpoint',)     # not among the 22; MMEngine's hooks know it, so ours may too
+EXTRA_MOMENTS = ('after_load_checkpoint',)     # not among the 22
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #12ed6342
+# %% ../../nbs/05_engine/07_hooks.ipynb #805ac3fb
 def check_moments(
     cls: type,         # a hook's class
 ) -> None:             # ValueError for a method that looks like a moment and is none
@@ -33,7 +33,6 @@ def check_moments(
             raise ValueError(f'{cls.__name__}.{name} is not a moment of a run, so it would never be called; '
                              f'did you mean {near[0]!r}?')
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #6dc4f2be
 class Hook:
     "A class whose methods are named after moments of a run; those it does not define do nothing."
     priority = 'NORMAL'
@@ -47,22 +46,21 @@ class Hook:
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'): "Before a batch of any loop."
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode='train'): "After a batch of any loop."
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #36115785
+# %% ../../nbs/05_engine/07_hooks.ipynb #d0c3f83b
 def quiet_moment(
     name: str,         # one of the moments
 ):                     # a method for `Hook`
-    "What a hook does at a moment it does not define: nothing, or what it does in every loop (`_after_iter` and so on)."
+    "What a hook does at a moment it does not define: nothing, or what it does in every loop (`_after_iter` and its three sisters)."
     when, *mode, what = name.split('_')
-    shared = f'_{when}_{what}' if what in ('epoch', 'iter') else None
     def moment(self, runner, *args, **kwargs):
-        if what == 'epoch': getattr(self, shared)(runner, mode=mode[0])
-        if what == 'iter': getattr(self, shared)(runner, *args, mode=mode[0], **kwargs)
+        if what == 'epoch': getattr(self, f'_{when}_epoch')(runner, mode=mode[0])
+        if what == 'iter': getattr(self, f'_{when}_iter')(runner, *args, mode=mode[0], **kwargs)
     moment.__name__, moment.__doc__ = name, f'Called {name.replace("_", " ")}.'
     return moment
 
 for name in MOMENTS + EXTRA_MOMENTS: setattr(Hook, name, quiet_moment(name))
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #df08ace3
+# %% ../../nbs/05_engine/07_hooks.ipynb #30666bb0
 PRIORITIES = dict(HIGHEST=0, VERY_HIGH=10, HIGH=30, ABOVE_NORMAL=40, NORMAL=50, BELOW_NORMAL=60, LOW=70, VERY_LOW=90, LOWEST=100)
 
 def get_priority(
@@ -76,9 +74,8 @@ def get_priority(
     if not 0 <= priority <= 100: raise ValueError(f'a priority lies between 0 and 100, got {priority}')
     return int(priority)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #7a40c675
 def insert_hook(
-    hooks: list[Hook],         # in order already; changed in place
+    hooks: list[Hook],             # in order already; changed in place
     hook: Hook,
     priority: int | str = None,    # None: the hook's own
 ) -> None:
@@ -88,6 +85,7 @@ def insert_hook(
     place = get_priority(hook.priority)
     hooks.insert(next((i for i, h in enumerate(hooks) if get_priority(h.priority) > place), len(hooks)), hook)
 
+# %% ../../nbs/05_engine/07_hooks.ipynb #5b669093
 def call_hooks(
     hooks: Iterable[Hook],     # in order
     name: str,                 # a moment
@@ -101,20 +99,20 @@ def call_hooks(
     for hook in hooks:
         if (method := getattr(hook, name, None)) is not None: method(runner, **kwargs)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #c62e1bbb
+# %% ../../nbs/05_engine/07_hooks.ipynb #dbf00b30
 @patch
-def every_n_epochs(self: Hook, runner, n: int, start: int = 0) -> bool:      # True in epochs start+n-1, start+2n-1, …
-    "Whether this is the last of a group of `n` epochs."
+def every_n_epochs(self: Hook, runner, n: int, start: int = 0) -> bool:      # True in the last of each `n` epochs that follow `start`
+    "Whether a group of `n` epochs is complete; never for n < 1."
     return n > 0 and runner.epoch + 1 > start and (runner.epoch + 1 - start) % n == 0
 
 @patch
 def every_n_train_iters(self: Hook, runner, n: int, start: int = 0) -> bool:
-    "Whether this is the last of a group of `n` training steps."
+    "Whether a group of `n` training steps is complete."
     return n > 0 and runner.iter + 1 > start and (runner.iter + 1 - start) % n == 0
 
 @patch
 def every_n_inner_iters(self: Hook, batch_idx: int, n: int) -> bool:
-    "Whether this is the last of a group of `n` batches of the epoch."
+    "Whether a group of `n` batches of the epoch is complete."
     return n > 0 and (batch_idx + 1) % n == 0
 
 @patch
@@ -127,7 +125,7 @@ def is_last_train_iter(self: Hook, runner) -> bool:
     "Whether no training step follows."
     return runner.iter + 1 == runner.max_iters
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #9ad70999
+# %% ../../nbs/05_engine/07_hooks.ipynb #89d2eddf
 class TracerHook(Hook):
     "Writes down every moment as it comes."
     priority = 'HIGHEST'
@@ -139,7 +137,7 @@ def traced_moment(
 ):                     # a method for `TracerHook`
     "A method that notes its own name."
     def moment(self, runner, *args, **kwargs): self.trace.append((name, runner.epoch, runner.iter))
-    moment.__name__ = name
+    moment.__name__, moment.__doc__ = name, f'Notes {name}.'
     return moment
 
 for name in MOMENTS + EXTRA_MOMENTS: setattr(TracerHook, name, traced_moment(name))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WEIGHT_URLS', 'PYRAMID_NAMES', 'RETINANET_NAMES', 'FASTER_RCNN_NAMES', 'COCO_CATEGORY_IDS', 'weight_file',
-           'fetch_file', 'check_hash', 'read_weights', 'MatchReport', 'adapt_input_channels', 'load_matching',
-           'fit_tensor', 'rename_keys', 'keep_classes', 'source_classes', 'plain_batch_norm', 'old_tower_names',
-           'convert_torchvision_retinanet', 'convert_torchvision_fasterrcnn', 'torchvision_base_anchors']
+           'fetch_file', 'promised_hash', 'check_hash', 'read_weights', 'with_prefix', 'MatchReport', 'load_matching',
+           'adapt_input_channels', 'fit_tensor', 'rename_keys', 'keep_classes', 'source_classes', 'plain_batch_norm',
+           'old_tower_names', 'convert_torchvision_retinanet', 'convert_torchvision_fasterrcnn',
+           'torchvision_base_anchors']
 
 # %% ../../nbs/04_models/06_weights.ipynb #21b05236
 import hashlib
@@ -19,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from ..core.patch import patch
 
-# %% ../../nbs/04_models/06_weights.ipynb #4f999b2c
+# %% ../../nbs/04_models/06_weights.ipynb #2f48919b
 WEIGHT_URLS = {f'torchvision://{name}': f'https://download.pytorch.org/models/{file}.pth' for name, file in dict(
     resnet18='resnet18-f37072fd', resnet34='resnet34-b627a593', resnet50='resnet50-0676ba61',
     resnet101='resnet101-63fe2227', resnet152='resnet152-394f9c45', resnet50_v2='resnet50-11ad3fa6',
     resnet101_v2='resnet101-cd907fc2', resnet152_v2='resnet152-f82ba261',
     retinanet_resnet50_fpn='retinanet_resnet50_fpn_coco-eeacb38b',
+    retinanet_resnet50_fpn_v2='retinanet_resnet50_fpn_v2_coco-5905b1c5',
     fasterrcnn_resnet50_fpn='fasterrcnn_resnet50_fpn_coco-258fb6c6').items()}
 
 def weight_file(
@@ -38,65 +40,75 @@ def weight_file(
     if not path.is_file(): raise FileNotFoundError(f'no file {source}')
     return path
 
-# %% ../../nbs/04_models/06_weights.ipynb #5b0e8721
+# %% ../../nbs/04_models/06_weights.ipynb #43d9ced7
 def fetch_file(
     url: str,         # where it is published
     source: str,      # the name it was asked for by, for messages
 ) -> Path:            # in torch.hub's cache
-    "The cached file, or a download of it; the error says which file to put where."
+    "The cached file, or a download of it from `url` or a mirror; the error says which file to put where."
     path = Path(torch.hub.get_dir()) / 'checkpoints' / url.rpartition('/')[2]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mirrors = [m.rstrip('/') + '/' + path.name for m in os.environ.get('LEARNDET_WEIGHT_MIRRORS', '').split()]
-        reasons = []
-        for address in [url, *mirrors]:
-            try: torch.hub.download_url_to_file(address, str(path), progress=False)
-            except OSError as e: reasons.append(f'{address}: {e}')
-            else: break
-        else: raise FileNotFoundError(f'{source} is not on this machine and could not be fetched ({"; ".join(reasons)}).\n'
-                                      f'Fetch {url} elsewhere and put it at {path}')
-    return check_hash(path)
+    if path.is_file(): return check_hash(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mirrors = [mirror.rstrip('/') + '/' + path.name for mirror in os.environ.get('LEARNDET_WEIGHT_MIRRORS', '').split()]
+    reasons = []
+    for address in [url, *mirrors]:
+        try: torch.hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(path), progress=False)
+        except (OSError, RuntimeError) as error: reasons.append(f'{address}: {error}')
+        else: return path
+    raise FileNotFoundError(f'{source} is not on this machine and could not be fetched ({"; ".join(reasons)}).\n'
+                            f'Fetch {url} elsewhere and put it at {path}')
+
+def promised_hash(
+    path: Path,       # resnet50-0676ba61.pth
+) -> str | None:      # '0676ba61': how the SHA-256 of the file begins
+    "The check sum in the name of a published file."
+    found = re.search(r'-([0-9a-f]{8,})\.', path.name)
+    return found and found[1]
 
 def check_hash(
-    path: Path,     # a name such as resnet50-0676ba61.pth carries the start of the file's SHA-256
-) -> Path:          # the same
+    path: Path,       # a file that is here
+) -> Path:            # the same
     "Refuse a file that is not what its name promises."
-    promise = re.search(r'-([0-9a-f]{8,})\.', path.name)
+    promise, sha = promised_hash(path), hashlib.sha256()
     if promise is None: return path
-    sha = hashlib.sha256()
     with open(path, 'rb') as f:
         while block := f.read(1 << 20): sha.update(block)
-    if not sha.hexdigest().startswith(promise[1]):
-        raise ValueError(f'{path} is damaged or cut: its name promises SHA-256 {promise[1]}..., it has {sha.hexdigest()[:8]}... '
-                         f'({path.stat().st_size} bytes). Delete it and fetch it again')
-    return path
+    if sha.hexdigest().startswith(promise): return path
+    raise ValueError(f'{path} is damaged or cut: its name promises SHA-256 {promise}..., it has {sha.hexdigest()[:8]}... '
+                     f'({path.stat().st_size} bytes). Delete it and fetch it again')
 
-# %% ../../nbs/04_models/06_weights.ipynb #af63025f
+# %% ../../nbs/04_models/06_weights.ipynb #04fa7d1f
 def read_weights(
     source: str,                    # as `weight_file` takes it
     prefix: str | None = None,      # only keys that start with it, and without it
-    map_location: str = 'cpu',
-) -> dict[str, Tensor]:
+    map_location: str = 'cpu',      # device to read onto
+) -> dict[str, Tensor]:             # by name
     "The tensors of a weight file by name; nothing in the file is executed."
     path = weight_file(source)
     try: data = torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as e:
-        raise ValueError(f'{path.name} is cut, or holds more than tensors and plain values, which is not read: {str(e).splitlines()[0]}') from e
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f'{path.name} is cut, or holds more than tensors and plain values, which is not read') from error
     for key in ('state_dict', 'model'):
         if isinstance(data.get(key), dict): data = data[key]
     state = {k.removeprefix('module.'): v for k, v in data.items() if isinstance(v, Tensor)}
-    if prefix is None: return state
-    prefix = prefix.rstrip('.') + '.'
-    found = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
-    if not found: raise ValueError(f'no key of {path.name} starts with {prefix!r}; there are {", ".join(sorted({k.split(".")[0] for k in state}))}')
-    return found
+    return state if prefix is None else with_prefix(state, prefix.rstrip('.') + '.', path.name)
 
-# %% ../../nbs/04_models/06_weights.ipynb #0c52776a
+def with_prefix(
+    state: dict[str, Tensor],
+    prefix: str,                # 'backbone.'
+    where: str,                 # name of the file, for the message
+) -> dict[str, Tensor]:
+    "The part of a model's weights whose names start with `prefix`, without it."
+    found = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+    if found: return found
+    raise ValueError(f'no key of {where} starts with {prefix!r}; they start with {", ".join(sorted({k.split(".")[0] for k in state}))}')
+
+# %% ../../nbs/04_models/06_weights.ipynb #dbe21963
 @dataclass
 class MatchReport:
     "What became of every tensor of a file, and of every tensor of the model."
     loaded: list[str]          # in both, and copied
-    adapted: list[str]         # copied with other input channels
+    adapted: list[str]         # copied to other input channels
     mismatched: list[str]      # in both, but of different shape: not copied
     missing: list[str]         # only in the model: kept as they were
     unexpected: list[str]      # only in the file: not used
@@ -104,13 +116,36 @@ class MatchReport:
     def __str__(self) -> str:
         lines = []
         for what, names in vars(self).items():
-            few = ', '.join(names[:3]) + (f', ... {len(names) - 3} more' if len(names) > 3 else '')
+            few = ', '.join(names[:2]) + (f', and {len(names) - 2} more' if len(names) > 2 else '')
             lines.append(f'{len(names):5d} {what:10s}  {few}'.rstrip())
         return '\n'.join(lines)
 
-# %% ../../nbs/04_models/06_weights.ipynb #d2f14058
+# %% ../../nbs/04_models/06_weights.ipynb #638f1434
+def load_matching(
+    model: nn.Module,
+    state: dict[str, Tensor],         # names as the model's
+    source: str = 'these weights',    # for messages
+    min_share: float = .5,            # of the model's numbers; fewer matches are an error, because nobody means that
+) -> MatchReport:
+    "Copy every tensor whose name and shape fit, and say what became of the others."
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
+    lists = {k: [] for k in ('loaded', 'adapted', 'mismatched')}
+    usable = {}
+    for name in own.keys() & state.keys():
+        how, tensor = fit_tensor(name, state[name], own[name])
+        lists[how].append(name)
+        if how != 'mismatched': usable[name] = tensor
+    report = MatchReport(**{how: [k for k in own if k in names] for how, names in lists.items()},
+                         missing=[k for k in own if k not in state], unexpected=[k for k in state if k not in model.state_dict()])
+    share = sum(own[k].numel() for k in usable) / max(sum(v.numel() for v in own.values()), 1)
+    if share < min_share:
+        raise ValueError(f'only {share:.0%} of {type(model).__name__} was found in {source}, so nothing was loaded:\n{report}')
+    model.load_state_dict(usable, strict=False)
+    return report
+
+# %% ../../nbs/04_models/06_weights.ipynb #7bb07a4c
 def adapt_input_channels(
-    weight: Tensor,         # (C_out, C_file, h, w) of a first convolution
+    weight: Tensor,         # (C_out, 3, h, w) of a first convolution
     in_channels: int,       # what the model's pictures have
 ) -> Tensor:                # (C_out, in_channels, h, w)
     "The first filters for other pictures: grey ones add the colours up, additional channels start without effect."
@@ -118,38 +153,16 @@ def adapt_input_channels(
     if in_channels < weight.shape[1]: raise ValueError(f'{weight.shape[1]} input channels cannot become {in_channels}')
     return torch.cat([weight, weight.new_zeros(len(weight), in_channels - weight.shape[1], *weight.shape[2:])], dim=1)
 
-# %% ../../nbs/04_models/06_weights.ipynb #73242d78
-def load_matching(
-    model: nn.Module,
-    state: dict[str, Tensor],         # names as the model's
-    source: str = 'these weights',    # for messages
-    min_share: float = .5,            # of the model's tensors; fewer matches are an error, because nobody means that
-) -> MatchReport:
-    "Copy every tensor whose name and shape fit, and say what became of the others."
-    own = model.state_dict()
-    report = MatchReport([], [], [], [k for k in own if k not in state and not k.endswith('num_batches_tracked')],
-                         [k for k in state if k not in own])
-    usable = {}
-    for name in own:
-        if name not in state: continue
-        how, tensor = fit_tensor(name, state[name], own[name])
-        getattr(report, how).append(name)
-        if how != 'mismatched': usable[name] = tensor
-    share = len(usable) / max(len(usable) + len(report.missing) + len(report.mismatched), 1)
-    if share < min_share: raise ValueError(f'only {share:.0%} of {type(model).__name__} found its weights in {source}, so nothing was loaded:\n{report}')
-    model.load_state_dict(usable, strict=False)
-    return report
-
 def fit_tensor(
     name: str,
-    given: Tensor,          # from the file
-    own: Tensor,            # of the model
-) -> tuple[str, Tensor]:    # 'loaded', 'adapted' or 'mismatched', and what to copy
+    given: Tensor,              # from the file
+    own: Tensor,                # of the model
+) -> tuple[str, Tensor]:        # 'loaded', 'adapted' or 'mismatched', and what to copy
     "A tensor for the model's place; the first convolution may take other pictures."
     if given.shape == own.shape: return 'loaded', given
-    first = name in ('conv1.weight', 'stem.0.weight', 'backbone.conv1.weight', 'backbone.stem.0.weight')
-    if first and own.shape[1] != given.shape[1] == 3 and own.shape[::2] == given.shape[::2]:
-        return 'adapted', adapt_input_channels(given, own.shape[1])
+    first = name.removeprefix('backbone.') in ('conv1.weight', 'stem.0.weight')
+    fits = given.ndim == own.ndim == 4 and given.shape[::2] == own.shape[::2] and own.shape[1] != 2
+    if first and fits and given.shape[1] == 3: return 'adapted', adapt_input_channels(given, own.shape[1])
     return 'mismatched', given
 
 # %% ../../nbs/04_models/06_weights.ipynb #3f5cf269
@@ -190,9 +203,7 @@ def rename_keys(
         out[new] = tensor
     return out
 
-# %% ../../nbs/04_models/06_weights.ipynb #c390f906
-COCO_CATEGORY_IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91))
-
+# %% ../../nbs/04_models/06_weights.ipynb #9c931e5d
 def keep_classes(
     rows: Tensor,             # (groups·C·size, ...): a block of `size` rows for every class of every group
     classes: list[int],       # the source's number of each of our labels
@@ -200,8 +211,11 @@ def keep_classes(
     size: int = 1,            # rows of a block: 1 for scores, 4 for boxes
 ) -> Tensor:                  # (groups·len(classes)·size, ...)
     "Blocks of the classes asked for, in the order asked for."
-    blocks = rows.view(-1, num_classes, size, *rows.shape[1:])
+    blocks = rows.reshape(-1, num_classes, size, *rows.shape[1:])
     return blocks[:, list(classes)].flatten(0, 2)
+
+# %% ../../nbs/04_models/06_weights.ipynb #235ab955
+COCO_CATEGORY_IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91))
 
 def source_classes(
     classes: list[int] | None,    # None: all but the background, which torchvision puts first
@@ -210,10 +224,10 @@ def source_classes(
     "The source's class number of each of our labels."
     classes = list(range(1, num_classes) if classes is None else classes)
     if not classes or min(classes) < 0 or max(classes) >= num_classes:
-        raise ValueError(f'classes {classes[:5]}... of {num_classes}, which count from 0 (the background)')
+        raise ValueError(f'class numbers {classes[:5]} of a source with {num_classes}, which count from 0 (the background)')
     return classes
 
-# %% ../../nbs/04_models/06_weights.ipynb #a9997c84
+# %% ../../nbs/04_models/06_weights.ipynb #b69542f9
 def plain_batch_norm(
     state: dict[str, Tensor],    # with running variances
     eps: float,                  # what the source adds to them
@@ -224,14 +238,14 @@ def plain_batch_norm(
         out.setdefault(k.replace('running_mean', 'num_batches_tracked'), torch.tensor(0))
     return out
 
+# %% ../../nbs/04_models/06_weights.ipynb #af669ce9
 def old_tower_names(
     state: dict[str, Tensor],    # of a RetinaNet
 ) -> dict[str, Tensor]:
-    "Before torchvision 0.12 the towers also counted their ReLUs: conv.0, .2, .4, .6 are conv.0.0, .1.0, .2.0, .3.0."
+    "conv.0, .2, .4, .6 of old files are conv.0.0, .1.0, .2.0, .3.0 of new ones."
     rename = lambda m: f'{m[1]}{int(m[2]) // 2}.0.{m[3]}'
     return {re.sub(r'^(head\.\w+\.conv\.)(\d)\.(weight|bias)$', rename, k): v for k, v in state.items()}
 
-# %% ../../nbs/04_models/06_weights.ipynb #ab88c325
 def convert_torchvision_retinanet(
     state: dict[str, Tensor],               # of retinanet_resnet50_fpn or its v2
     classes: list[int] | None = None,       # its class number of each of our labels; None: 1, 2, ...
@@ -242,18 +256,17 @@ def convert_torchvision_retinanet(
     anchors = len(state['bbox_head.retina_reg.bias']) // 4
     num_classes = len(state['bbox_head.retina_cls.bias']) // anchors
     classes = source_classes(classes, num_classes)
-    for k in ('bbox_head.retina_cls.weight', 'bbox_head.retina_cls.bias'): state[k] = keep_classes(state[k], classes, num_classes)
+    for part in ('weight', 'bias'):
+        state[f'bbox_head.retina_cls.{part}'] = keep_classes(state[f'bbox_head.retina_cls.{part}'], classes, num_classes)
     return state
 
-# %% ../../nbs/04_models/06_weights.ipynb #c5ce1af4
 def convert_torchvision_fasterrcnn(
     state: dict[str, Tensor],               # of fasterrcnn_resnet50_fpn
     classes: list[int] | None = None,       # its class number of each of our labels; None: 1, 2, ...
     eps: float = 1e-5,                      # of its frozen batch norms; 0 for the published COCO_V1 weights
 ) -> dict[str, Tensor]:                     # of Faster R-CNN R50-FPN
     "A torchvision Faster R-CNN under MMDetection's names: background last, and no box regressor for it."
-    state = rename_keys(plain_batch_norm(state, eps), FASTER_RCNN_NAMES)
-    head = 'roi_head.bbox_head.'
+    state, head = rename_keys(plain_batch_norm(state, eps), FASTER_RCNN_NAMES), 'roi_head.bbox_head.'
     num_classes = len(state[head + 'fc_cls.bias'])
     classes = source_classes(classes, num_classes)
     for part in ('weight', 'bias'):
@@ -261,15 +274,14 @@ def convert_torchvision_fasterrcnn(
         state[f'{head}fc_reg.{part}'] = keep_classes(state[f'{head}fc_reg.{part}'], classes, num_classes, size=4)
     return state
 
-# %% ../../nbs/04_models/06_weights.ipynb #17d6e6a6
+# %% ../../nbs/04_models/06_weights.ipynb #dab9e48d
 def torchvision_base_anchors(
     sizes: list[tuple[int, ...]],                          # pixels, for every level
     ratios: tuple[float, ...] = (.5, 1., 2.),              # height / width
 ) -> list[Tensor]:                                         # (A, 4) xyxy around the origin, for every level
-    "torchvision's anchors of a cell: the same order as ours, but with corners rounded to whole pixels."
-    anchors = []
+    "torchvision's anchors of a cell: ours in the same order, with corners rounded to whole pixels."
+    anchors, root = [], torch.tensor(ratios).sqrt()[:, None]                                    # (R, 1)
     for level in sizes:
-        h = torch.tensor(ratios).sqrt()[:, None] * torch.tensor(level, dtype=torch.float32)     # (R, S)
-        w = (1 / torch.tensor(ratios).sqrt())[:, None] * torch.tensor(level, dtype=torch.float32)
+        w, h = (1 / root) * torch.tensor(level), root * torch.tensor(level)                     # (R, S) each
         anchors.append((torch.stack([-w, -h, w, h], dim=-1).flatten(0, 1) / 2).round())
     return anchors

@@ -84,7 +84,7 @@ def _apart(
     low, high = bboxes.double().aminmax()
     return bboxes.double() + (groups.double() * (high - low + 1))[:, None]
 
-# %% ../../nbs/01_structures/02_nms.ipynb #b6748f77
+# %% ../../nbs/01_structures/02_nms.ipynb #d49e29ea
 def batched_nms(
     bboxes: Tensor,         # (N, 4) xyxy, pixels, finite
     scores: Tensor,         # (N,) higher is better
@@ -92,7 +92,8 @@ def batched_nms(
     iou_threshold: float,   # as in `nms`
 ) -> Tensor:                # (M,) long, best first; among equal scores the lower position
     "Greedy suppression inside each group."
-    if bboxes.is_cuda or len(bboxes) <= 1000: return nms(_apart(bboxes, idxs), scores.double(), iou_threshold)
+    if bboxes.is_cuda or bboxes.is_cpu and len(bboxes) <= 1000:             # other devices may not know float64
+        return nms(_apart(bboxes, idxs), scores.double(), iou_threshold)
     by_group = idxs.argsort(stable=True)                                                                # (N,)
     members = by_group.split(torch.unique_consecutive(idxs[by_group], return_counts=True)[1].tolist())
     keep = torch.cat([rows[nms(bboxes[rows], scores[rows], iou_threshold)] for rows in members]).sort().values

@@ -23,7 +23,7 @@ from ..data.transforms.formatting import split_instances
 from ..data.transforms.pipeline import Compose, Step
 from ..structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../nbs/07_visualization/03_batch.ipynb #db8b3473
+# %% ../../nbs/07_visualization/03_batch.ipynb #7620bc21
 def to_display(
     img: Any,                       # (H, W, 3) array or (3, H, W) tensor; uint8, or floats that were normalised
     preprocessor: Any = None,       # the DetDataPreprocessor that normalised it: knows mean, std and channel order
@@ -32,9 +32,10 @@ def to_display(
     "A picture of any stage, in the colours it was taken in."
     if isinstance(img, Tensor):
         img = img.detach().cpu()
-        if img.is_floating_point():
-            if preprocessor is not None: img = img * preprocessor.std.cpu() + preprocessor.mean.cpu(); bgr = bgr != preprocessor.swap_channels
-            elif img.numel() and (img.min() < 0 or img.max() <= 20): img = (img - img.min()) / (img.max() - img.min()).clamp(min=1e-6) * 255
+        if img.is_floating_point() and preprocessor is not None:
+            img, bgr = img * preprocessor.std.cpu() + preprocessor.mean.cpu(), bgr != preprocessor.swap_channels
+        elif img.is_floating_point() and img.numel() and (img.min() < 0 or img.max() <= 20):
+            img = (img - img.min()) / (img.max() - img.min()).clamp(min=1e-6) * 255
         img = img.permute(1, 2, 0).numpy()
     img = np.clip(np.rint(img), 0, 255).astype(np.uint8) if img.dtype != np.uint8 else img
     if img.shape[2] == 1: img = np.repeat(img, 3, axis=2)
@@ -55,7 +56,7 @@ def names_of(
     "Class names as a list."
     return None if classes is None else list(getattr(classes, 'names', classes))
 
-# %% ../../nbs/07_visualization/03_batch.ipynb #e238f1ac
+# %% ../../nbs/07_visualization/03_batch.ipynb #1786a974
 def show_objects(
     objects: InstanceData,              # G objects: bboxes, and perhaps labels and masks
     names: list[str] | None,            # K class names
@@ -65,12 +66,16 @@ def show_objects(
     "Boxes with names, and outlines of masks."
     if 'bboxes' not in objects or not len(objects): return
     labels = objects.get('labels')
-    if ignored: return show_bboxes(objects.bboxes, ['ignored'] * len(objects), colors='black', ax=ax, linestyle='--', linewidth=1.2, fontsize=6)
+    if ignored:
+        words = ['ignored'] * len(objects)
+        return show_bboxes(objects.bboxes, words, colors='black', ax=ax, linestyle='--', linewidth=1.2, fontsize=6)
     show_bboxes(objects.bboxes, labels, ax=ax, classes=names, linewidth=1.5, fontsize=7)
-    colors = class_colors(int(labels.max()) + 1) if labels is not None else class_colors(1)
-    for i, mask in enumerate(objects.masks.to_ndarray() if 'masks' in objects else ()):
-        if mask.any(): ax.contour(np.pad(mask, 1), [.5], colors=[colors[int(labels[i]) if labels is not None else 0]], linewidths=.8,
-                                  extent=(-1, mask.shape[1] + 1, -1, mask.shape[0] + 1))
+    labels = [0] * len(objects) if labels is None else labels.tolist()
+    colors = class_colors(max(labels) + 1)
+    for label, mask in zip(labels, objects.masks.to_ndarray() if 'masks' in objects else ()):
+        if not mask.any(): continue
+        extent = (-1, mask.shape[1] + 1, -1, mask.shape[0] + 1)             # padded by one, so that outlines close
+        ax.contour(np.pad(mask, 1), [.5], colors=[colors[label]], linewidths=.8, extent=extent)
 
 def show_sample(
     sample: dict,                       # a sample at any step: the dict of a pipeline, or packed
@@ -81,21 +86,22 @@ def show_sample(
 ) -> Axes:                              # in pixels of the picture
     "A picture with its objects, at any step of a pipeline."
     img = sample.get('img') if 'img' in sample else sample.get('inputs')
-    if img is None: raise KeyError(f"a sample with a picture has 'img' or 'inputs', got {list(sample)}: is the picture loaded?")
-    ax = show_image(to_display(img, preprocessor, bgr), ax=ax, figsize=(4, 4 * np.shape(img)[-2 if isinstance(img, Tensor) else 0]
-                                                                     / np.shape(img)[-1 if isinstance(img, Tensor) else 1]))
+    if img is None: raise KeyError(f"there is neither 'img' nor 'inputs' in {list(sample)}: is the picture loaded?")
+    img = to_display(img, preprocessor, bgr)
+    ax = show_image(img, ax=ax, figsize=(4, 4 * img.shape[0] / img.shape[1]))
     for objects, ignored in zip(objects_of(sample), (False, True)): show_objects(objects, names_of(classes), ax, ignored)
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     return ax
 
-# %% ../../nbs/07_visualization/03_batch.ipynb #b3af071c
+# %% ../../nbs/07_visualization/03_batch.ipynb #4047d855
 def pictures_of(
     data: dict,                             # a batch: `inputs` list or (B, C, H, W), `data_samples` list
 ) -> list[tuple[dict, tuple[int, int]]]:    # for each picture its packed sample, and its own (h, w) within it
     "The samples of a batch, collated or stacked."
-    inputs, samples = data['inputs'], data.get('data_samples') or [DetDataSample() for _ in data['inputs']]
-    if isinstance(inputs, Tensor) and inputs.ndim == 3: inputs, samples = inputs[None], samples if isinstance(samples, list) else [samples]
-    own = lambda img, s: tuple(s.get('img_shape', img.shape[-2:])[:2]) if isinstance(inputs, Tensor) else tuple(img.shape[-2:])
+    inputs, samples = data['inputs'], data.get('data_samples')
+    if isinstance(samples, DetDataSample): inputs, samples = [inputs], [samples]                    # a batch of one
+    samples = samples or [DetDataSample() for _ in inputs]
+    own = lambda img, s: tuple((s.get('img_shape', img.shape[-2:]) if isinstance(inputs, Tensor) else img.shape)[-2:])
     return [(dict(inputs=img, data_samples=s), own(img, s)) for img, s in zip(inputs, samples)]
 
 def show_padding(
@@ -110,7 +116,7 @@ def show_padding(
         if dx > 0 and dy > 0: ax.add_patch(plt.Rectangle((x, y), dx, dy, **style))
     ax.set(xlim=(0, W), ylim=(H, 0))
 
-# %% ../../nbs/07_visualization/03_batch.ipynb #d5b4c150
+# %% ../../nbs/07_visualization/03_batch.ipynb #97ed3e97
 def show_batch(
     data: dict,                     # a batch, as it leaves the loader or the preprocessor
     classes: Any = None,            # a Classes, or K names
@@ -124,7 +130,8 @@ def show_batch(
     shown = pictures[:max_images]
     block = tuple(max(s['inputs'].shape[i] for s, _ in pictures) for i in (-2, -1))                 # (H, W)
     nrows, ncols = -(-len(shown) // ncols), min(ncols, len(shown))
-    fig, axes = plt.subplots(nrows, ncols, squeeze=False, layout='constrained', figsize=(1.9 * ncols, (1.9 * block[0] / block[1] + .2) * nrows + .3))
+    figsize = (1.9 * ncols, (1.9 * block[0] / block[1] + .2) * nrows + .3)
+    fig, axes = plt.subplots(nrows, ncols, squeeze=False, layout='constrained', figsize=figsize)
     for ax in axes.flat[len(shown):]: ax.set_axis_off()
     for ax, (sample, own) in zip(axes.flat, shown):
         show_sample(sample, classes, ax, preprocessor, bgr)
@@ -144,16 +151,17 @@ def caption(
     flip = sample.get('flip_direction')
     return f"id {sample.get('img_id', '?')}, {own[0]} x {own[1]}" + (f', {flip} flip' if flip else '')
 
-# %% ../../nbs/07_visualization/03_batch.ipynb #c3669148
+# %% ../../nbs/07_visualization/03_batch.ipynb #8d4e9530
 def lines_of(
     step: Step,         # what a transform did
     limit: int = 6,     # lines
 ) -> list[str]:         # each begins with its sign: + ~ - x =
     "The key changes of a step, short enough to stand below a picture."
-    short = lambda v: v.split(' ', 1)[-1] if v.endswith(')') and ' (' in v else v                     # the shape without the type
+    short = lambda v: v.split(' ', 1)[-1] if v.endswith(')') and ' (' in v else v           # the shape without the type
     lines = [f'+ {k}  {short(v)}' for k, v in step.added.items()]
     lines += [f'~ {k}' + (f'  {short(b)}' if a != b else '') for k, (a, b) in step.updated.items()]
-    if step.removed: lines.append(f'- {len(step.removed)} other keys' if len(step.removed) > 2 else '- ' + ', '.join(step.removed))
+    few = len(step.removed) < 3
+    if step.removed: lines.append('- ' + (', '.join(step.removed) if few else f'{len(step.removed)} other keys'))
     if step.rejected: lines = ['x rejected: draw another']
     return lines[:limit] + ([f'  and {len(lines) - limit} more'] if len(lines) > limit else []) or ['= nothing changed']
 
@@ -182,8 +190,9 @@ def show_pipeline(
     fig.subplots_adjust(hspace=.55, wspace=.12)
     for ax in axes.flat[n:]: ax.set_axis_off()
     for i, (ax, step, after) in enumerate(zip(axes.flat, trace.steps, trace.results[1:]), 1):
+        ax.set_axis_off()
         if after is not None and ('img' in after or 'inputs' in after): show_sample(after, classes, ax, bgr=bgr)
-        else: ax.text(.5, .5, 'rejected' if after is None else 'no picture yet', ha='center', transform=ax.transAxes, fontsize=8); ax.set_axis_off()
+        else: ax.text(.5, .5, 'rejected' if after is None else 'no picture', ha='center', transform=ax.transAxes, fontsize=8)
         ax.set_title(f'{i} {step.name}', fontsize=8)
         write_lines(ax, lines_of(step))
     return fig

@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy import SpotNet, Spots, sgd
 
 from learndet.data.samplers import DefaultSampler, build_dataloader
-from learndet.engine.default_hooks import CheckInvalidLossHook, EMAHook, NonFiniteLoss, replay
-from learndet.engine.distributed import HeldUpdate
+from learndet.engine.black_box import NonFiniteLoss, replay
+from learndet.engine.default_hooks import EMAHook
 from learndet.engine.hooks import Hook
 from learndet.engine.runner import EpochBasedTrainLoop, Runner
 

@@ -3,6 +3,7 @@ _base_ = ['../_base_/models/retinanet_r18-slim_fpn.py', '../_base_/schedules/sch
 
 dataset_type = 'CocoDataset'
 data_root = 'data_samples/'
+metainfo = dict(classes=('circle', 'square', 'triangle'))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -17,10 +18,10 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=8, num_workers=1, persistent_workers=True, drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True), batch_sampler=dict(type='AspectRatioBatchSampler'),
-    dataset=dict(type=dataset_type, data_root=data_root, ann_file='train.json', data_prefix=dict(img='JPEGImages/'), pipeline=train_pipeline))
+    dataset=dict(type=dataset_type, data_root=data_root, metainfo=metainfo, ann_file='train.json', data_prefix=dict(img='JPEGImages/'), pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=8, num_workers=0, persistent_workers=False, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type=dataset_type, data_root=data_root, ann_file='val.json', data_prefix=dict(img='JPEGImages/'), test_mode=True,
+    dataset=dict(type=dataset_type, data_root=data_root, metainfo=metainfo, ann_file='val.json', data_prefix=dict(img='JPEGImages/'), test_mode=True,
                  pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)

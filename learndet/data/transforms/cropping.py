@@ -192,7 +192,7 @@ def place_on_canvas(
     record_homography(results, [[1, 0, left], [0, 1, top], [0, 0, 1]])
     return results
 
-# %% ../../../nbs/02_data/01_transforms/03_cropping.ipynb #50372599
+# %% ../../../nbs/02_data/01_transforms/03_cropping.ipynb #5d65e5ee
 class Expand(BaseTransform):
     "The picture somewhere on a larger canvas: objects become smaller once it is resized (SSD, sec. 3.6)."
     def __init__(self,
@@ -202,7 +202,8 @@ class Expand(BaseTransform):
         seg_ignore_label: int | None = None,        # label of the canvas in `gt_seg_map`; 255 when None
         prob: float = .5,                           # how often
     ):
-        if not 1 <= ratio_range[0] <= ratio_range[1]: raise ValueError(f'ratio_range is (a, b), 1 <= a <= b, got {ratio_range}')
+        if not 1 <= ratio_range[0] <= ratio_range[1]:
+            raise ValueError(f'ratio_range is (a, b), 1 <= a <= b, got {ratio_range}')
         self.mean, self.to_rgb, self.ratio_range = tuple(mean), to_rgb, tuple(ratio_range)
         self.seg_ignore_label, self.prob = seg_ignore_label, prob
 

@@ -30,8 +30,8 @@ def image_to_tensor(
     cv2.split(np.ascontiguousarray(img), list(planes))                      # writes into the planes
     return torch.from_numpy(planes)
 
-# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #1764a91f
-FIELDS = dict(gt_bboxes='bboxes', gt_bboxes_labels='labels', gt_masks='masks')      # key of the sample -> field of the objects
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #7492f8fc
+FIELDS = dict(gt_bboxes='bboxes', gt_bboxes_labels='labels', gt_masks='masks')      # key of the sample: field of the objects
 
 def split_instances(
     results: dict,                              # a sample
@@ -42,11 +42,12 @@ def split_instances(
     ignored = torch.as_tensor(results['gt_ignore_flags'], dtype=torch.bool)                     # (G,)
     return objects[~ignored], objects[ignored]
 
-# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #248314ed
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #fd00e83f
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 META_DEFAULTS = dict(scale_factor=(1., 1.), flip=False, flip_direction=None, homography_matrix=np.eye(3, dtype=np.float32))
 KNOWN_KEYS = (*META_KEYS, 'homography_matrix', 'pad_shape', 'batch_input_shape', 'scale', 'keep_ratio', 'img_norm_cfg',
-              'height', 'width', 'sample_idx', 'text', 'custom_entities', 'tokens_positive', 'proposals', 'instances', 'seg_map_path')
+              'height', 'width', 'sample_idx', 'text', 'custom_entities', 'tokens_positive', 'proposals', 'instances',
+              'seg_map_path')
 
 def collect_meta(
     results: dict,              # a sample
@@ -59,10 +60,11 @@ def collect_meta(
         elif key in META_DEFAULTS: meta[key] = META_DEFAULTS[key]
         elif key not in KNOWN_KEYS:
             near = difflib.get_close_matches(key, [*KNOWN_KEYS, *map(str, results)], n=1)
-            raise KeyError(f'meta_keys has {key!r}, which no transform sets' + (f'; did you mean {near[0]!r}?' if near else ''))
+            hint = f'; did you mean {near[0]!r}?' if near else ''
+            raise KeyError(f'meta_keys has {key!r}, which no transform sets{hint}')
     return meta
 
-# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #2d774b67
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #132ba777
 class PackDetInputs(BaseTransform):
     "What a model gets: `inputs`, the pixels, and `data_samples`, the objects and facts."
     def __init__(self,
@@ -73,6 +75,8 @@ class PackDetInputs(BaseTransform):
     def transform(self, results: dict) -> dict:
         sample = DetDataSample(metainfo=collect_meta(results, self.meta_keys))
         sample.gt_instances, sample.ignored_instances = split_instances(results)
-        if results.get('proposals') is not None: sample.proposals = InstanceData(bboxes=torch.as_tensor(results['proposals']))
-        if results.get('gt_seg_map') is not None: sample.gt_sem_seg = PixelData(sem_seg=image_to_tensor(results['gt_seg_map']))
+        if results.get('proposals') is not None:
+            sample.proposals = InstanceData(bboxes=torch.as_tensor(results['proposals']))
+        if results.get('gt_seg_map') is not None:
+            sample.gt_sem_seg = PixelData(sem_seg=image_to_tensor(results['gt_seg_map']))
         return dict(inputs=image_to_tensor(results['img']), data_samples=sample)

@@ -118,7 +118,7 @@ def apply(self: Resize,
     results.update(scale=tuple(scale), keep_ratio=self.keep_ratio)
     return resize_sample(results, size, self.interpolation, self.clip_object_border)
 
-# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #3ef74852
+# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #6997f225
 def resizer(
     resize_type: str | type,    # Resize, its name, or another class with `scale` and `apply`
     resize_kwargs: dict,        # its other arguments
@@ -140,11 +140,12 @@ class RandomResize(BaseTransform):
         two = isinstance(scale[0], (list, tuple))
         if two == (ratio_range is not None) or two and len(scale) != 2:
             raise ValueError(f'give two scales, or one and a ratio_range; got scale={scale}, ratio_range={ratio_range}')
-        self.scale, self.ratio_range, self.resize = scale, ratio_range, resizer(resize_type, resize_kwargs)
+        self.scale, self.ratio_range, self.resize_kwargs = scale, ratio_range, resize_kwargs or None
+        self._resize = resizer(resize_type, resize_kwargs)
 
-    def transform(self, results: dict) -> dict: return self.resize.apply(results, self.draw(rng_of(results)))
+    def transform(self, results: dict) -> dict: return self._resize.apply(results, self.draw(rng_of(results)))
 
-# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #a213216b
+# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #c7359406
 @patch
 def draw(self: RandomResize,
     rng: np.random.Generator,       # the sample's
@@ -161,10 +162,11 @@ class RandomChoiceResize(BaseTransform):
         resize_type: str | type = 'Resize',     # who resizes
         **resize_kwargs,                        # keep_ratio, interpolation, ...
     ):
-        self.scales, self.resize = [as_pair(s, 'scales') for s in scales], resizer(resize_type, resize_kwargs)
+        self.scales, self.resize_kwargs = [as_pair(s, 'scales') for s in scales], resize_kwargs or None
+        self._resize = resizer(resize_type, resize_kwargs)
 
     def transform(self, results: dict) -> dict:
-        return self.resize.apply(results, self.scales[rng_of(results).integers(len(self.scales))])
+        return self._resize.apply(results, self.scales[rng_of(results).integers(len(self.scales))])
 
 # %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #e41ca5eb
 FLIP_CODES = dict(horizontal=1, vertical=0, diagonal=-1)        # OpenCV's numbers for them
@@ -278,7 +280,7 @@ def target(self: Pad,
     d = self.size_divisor or 1
     return math.ceil(H / d) * d, math.ceil(W / d) * d
 
-# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #0e2c1e71
+# %% ../../../nbs/02_data/01_transforms/02_geometric.ipynb #e7ff46ba
 class FixShapeResize(BaseTransform):
     "The same size for every picture: stretched, or fitted inside and padded (letterbox)."
     def __init__(self,
@@ -290,7 +292,7 @@ class FixShapeResize(BaseTransform):
         interpolation: str = 'bilinear',    # a key of INTERPOLATIONS, or 'auto'
         backend: str = 'cv2',               # only OpenCV resizes here
     ):
-        self.resize = Resize((width, height), clip_object_border=clip_object_border, interpolation=interpolation, backend=backend)
+        self.resize = Resize((width, height), None, False, clip_object_border, interpolation, backend)
         self.pad, self.keep_ratio = Pad(size=(width, height), pad_val=pad_val), keep_ratio
 
     def transform(self, results: dict) -> dict:

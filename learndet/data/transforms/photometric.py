@@ -104,7 +104,7 @@ def draw(self: PhotoMetricDistortion,
                  channels=rng.permutation(3).tolist())
     return {name: value for (name, value), coin in zip(drawn.items(), coins) if coin} | dict(contrast_last=bool(coins[5]))
 
-# %% ../../../nbs/02_data/01_transforms/04_photometric.ipynb #32cdf7bc
+# %% ../../../nbs/02_data/01_transforms/04_photometric.ipynb #d7819521
 class Normalize(BaseTransform):
     "Mean zero and spread one, in the pipeline (MMDetection 2); today the model's data preprocessor does it."
     def __init__(self,
@@ -112,7 +112,8 @@ class Normalize(BaseTransform):
         std: Sequence[float],       # one a channel, in the order of the result
         to_rgb: bool = True,        # turn BGR into RGB first
     ):
-        if len(mean) != len(std) or min(std) <= 0: raise ValueError(f'as many positive std as mean, got mean={mean}, std={std}')
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f'as many positive std as mean, got mean={mean}, std={std}')
         self.mean, self.std, self.to_rgb = tuple(mean), tuple(std), to_rgb
 
     def transform(self, results: dict) -> dict:

@@ -69,7 +69,7 @@ def picture_of(
     known = [f'{k}={results[k]!r}' for k in ('img_path', 'img_id') if results.get(k) not in (None, '')]
     return ', '.join(known) or 'a picture without img_path and img_id'
 
-# %% ../../../nbs/02_data/01_transforms/00_pipeline.ipynb #ecda5e13
+# %% ../../../nbs/02_data/01_transforms/00_pipeline.ipynb #3cbf5c6f
 class Compose(BaseTransform):
     "Transforms in a row; the first `None` ends it."
     def __init__(self,
@@ -96,7 +96,8 @@ class Compose(BaseTransform):
     def __getitem__(self, i: int) -> Callable: return self.transforms[i]
 
     def __repr__(self) -> str:
-        lines = [name_of(t) if hasattr(t, '__name__') or type(t).__repr__ is object.__repr__ else repr(t) for t in self.transforms]
+        plain = lambda t: hasattr(t, '__name__') or type(t).__repr__ is object.__repr__
+        lines = [name_of(t) if plain(t) else repr(t) for t in self.transforms]
         return '\n    '.join(['Compose([', *(line.replace('\n', '\n    ') + ',' for line in lines)]) + '\n])'
 
 # %% ../../../nbs/02_data/01_transforms/00_pipeline.ipynb #71974504

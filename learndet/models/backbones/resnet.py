@@ -15,7 +15,7 @@ from ...core.patch import patch
 from ..layers.conv_module import build_conv_layer, build_norm_layer, conv_norm
 from ..layers.init import BaseModule
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #a686df99
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #ea7cc37a
 class BasicBlock(BaseModule):
     "Two 3x3 convolutions beside a shortcut (ResNet, fig. 5 left)."
     expansion = 1
@@ -29,7 +29,8 @@ class BasicBlock(BaseModule):
         conv_cfg: dict | None = None, norm_cfg: dict = dict(type='BN'), init_cfg=None,
     ):
         super().__init__(init_cfg)
-        self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 3, stride=stride, padding=dilation, dilation=dilation,
+                                      bias=False)
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, 1)
         self.add_module(self.norm1_name, norm1)
         self.conv2 = build_conv_layer(conv_cfg, planes, planes, 3, padding=1, bias=False)
@@ -69,7 +70,7 @@ def block_forward(
     y = torch.utils.checkpoint.checkpoint(add, x, use_reentrant=False) if block.with_cp and x.requires_grad else add(x)
     return block.relu(y)
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #4f87c141
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #41ca394b
 class Bottleneck(BaseModule):
     "1x1 down to a quarter of the channels, 3x3, 1x1 up again (ResNet, fig. 5 right)."
     expansion = 4
@@ -88,7 +89,8 @@ class Bottleneck(BaseModule):
         self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 1, stride=stride1, bias=False)
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, 1)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(conv_cfg, planes, planes, 3, stride=stride2, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = build_conv_layer(conv_cfg, planes, planes, 3, stride=stride2, padding=dilation, dilation=dilation,
+                                      bias=False)
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, planes, 2)
         self.add_module(self.norm2_name, norm2)
         self.conv3 = build_conv_layer(conv_cfg, planes, planes * self.expansion, 1, bias=False)
@@ -192,8 +194,11 @@ class ResNet(BaseModule):
         if mode and self.norm_eval: norm_to_eval(self)
         return self
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #13459f9f
-def check_resnet(depth, num_stages, strides, dilations, out_indices, frozen_stages) -> None:
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #91c97512
+def check_resnet(
+    depth: int, num_stages: int, strides: tuple, dilations: tuple,    # as ResNet takes them
+    out_indices: tuple, frozen_stages: int,
+) -> None:
     "Refuse what no ResNet can be."
     if depth not in RESNET_STAGES: raise ValueError(f'a ResNet has depth {", ".join(map(str, RESNET_STAGES))}, got {depth}')
     if not 1 <= num_stages <= 4: raise ValueError(f'a ResNet has 1 to 4 stages, got {num_stages}')
@@ -217,7 +222,7 @@ def norm_to_eval(
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #c3843cb0
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #e205a755
 @patch
 def make_stem(self: ResNet,
     in_channels: int,     # of the picture
@@ -234,8 +239,8 @@ def make_stem(self: ResNet,
         return
     layers, half = [], channels // 2
     for i, o, stride in ((in_channels, half, 2), (half, half, 1), (half, channels, 1)):
-        layers += [build_conv_layer(conv_cfg, i, o, 3, stride=stride, padding=1, bias=False), build_norm_layer(norm_cfg, o)[1],
-                   nn.ReLU(inplace=True)]
+        layers += [build_conv_layer(conv_cfg, i, o, 3, stride=stride, padding=1, bias=False),
+                   build_norm_layer(norm_cfg, o)[1], nn.ReLU(inplace=True)]
     self.stem = nn.Sequential(*layers)
 
 @patch

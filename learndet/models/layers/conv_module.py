@@ -132,7 +132,7 @@ def conv_norm(
     if _FOLDED is not None: _FOLDED.append((conv, norm))       # somebody wants to know: see bake_norms
     return conv._conv_forward(x, *fold_norm(conv, norm))
 
-# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #6c06cf1e
+# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #987108ea
 class ConvModule(nn.Module):
     "Convolution, norm and activation in the order asked for; attribute names are MMCV's."
     def __init__(self,
@@ -147,8 +147,10 @@ class ConvModule(nn.Module):
         order: tuple = ('conv', 'norm', 'act'),
     ):
         super().__init__()
-        if sorted(order) != ['act', 'conv', 'norm']: raise ValueError(f"order holds 'conv', 'norm' and 'act' once each, got {order}")
-        self.conv_cfg, self.norm_cfg, self.act_cfg, self.order, self.inplace = conv_cfg, norm_cfg, act_cfg, tuple(order), inplace
+        if sorted(order) != ['act', 'conv', 'norm']:
+            raise ValueError(f"order holds 'conv', 'norm' and 'act' once each, got {order}")
+        self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
+        self.order, self.inplace = tuple(order), inplace
         self.with_norm, self.with_activation = norm_cfg is not None, act_cfg is not None
         self.with_bias = not self.with_norm if bias == 'auto' else bias
         self.conv = build_conv_layer(conv_cfg, in_channels, out_channels, kernel_size, stride=stride, padding=padding,

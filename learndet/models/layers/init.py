@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['INITIALIZER_TYPES', 'bias_init_with_prob', 'Initializer', 'layer_names', 'init_layer', 'Constant', 'Normal',
            'TruncNormal', 'Uniform', 'Xavier', 'Kaiming', 'Caffe2Xavier', 'check_distribution', 'build_initializer',
-           'registered_initializer', 'Pretrained', 'initialize', 'initialize_override', 'BaseModule', 'is_pretrained',
-           'init_children', 'Sequential', 'ModuleList', 'ModuleDict', 'init_report']
+           'Pretrained', 'initialize', 'initialize_override', 'BaseModule', 'is_pretrained', 'init_children',
+           'Sequential', 'ModuleList', 'ModuleDict', 'init_report']
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #f9f89939
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #498c9a7d
 import copy
 import math
 import warnings
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ...core.patch import patch
+from ...core.registry import INITIALIZERS, locate
 
 # %% ../../../nbs/04_models/00_layers/00_init.ipynb #e17be463
 def bias_init_with_prob(
@@ -125,7 +126,7 @@ def check_distribution(
     if name not in ('normal', 'uniform'): raise ValueError(f"distribution is 'normal' or 'uniform', got {name!r}")
     return name
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #d04f3fe9
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #4c46ba3b
 def build_initializer(
     cfg: dict | Initializer,    # `type` and the arguments of one initialiser, or a ready one
 ) -> Initializer:
@@ -134,17 +135,10 @@ def build_initializer(
     args = dict(cfg)
     kind = args.pop('type', None)
     if kind is None: raise ValueError(f'an init_cfg needs a type, got {cfg}')
-    if isinstance(kind, str): kind = INITIALIZER_TYPES.get(kind) or registered_initializer(kind)
+    if isinstance(kind, str): kind = INITIALIZER_TYPES.get(kind) or INITIALIZERS.get(kind)
     return kind(**args)
 
-def registered_initializer(
-    name: str,    # of an initialiser of your own
-) -> type:
-    "An initialiser out of the registry `INITIALIZERS`."
-    from learndet.core.registry import INITIALIZERS
-    return INITIALIZERS.get(name)
-
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #b7b073c4
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #fe98c938
 class Pretrained(Initializer):
     "Weights somebody trained before: a file, a URL, or `torchvision://resnet50`."
     def __init__(self,
@@ -157,11 +151,14 @@ class Pretrained(Initializer):
 
     def __call__(self, module: nn.Module, whole: bool = False) -> None:
         "Copy every weight whose name and shape fit into `module`."
-        from learndet.models.weights import load_matching, read_weights      # the last notebook of this room
-        load_matching(module, read_weights(self.checkpoint, self.prefix, self.map_location), source=self.checkpoint)
+        load_matching, read_weights = locate('load_matching'), locate('read_weights')  # from the last notebook of this room
+        report = load_matching(module, read_weights(self.checkpoint, self.prefix, self.map_location), source=self.checkpoint)
+        if report.missing or report.mismatched:
+            warnings.warn(f'{self.checkpoint} does not fill all of {type(module).__name__}:\n{report}')
         for m in module.modules(): m._init_by = f'Pretrained({Path(self.checkpoint).name})'
 
-INITIALIZER_TYPES = {c.__name__: c for c in (Constant, Normal, TruncNormal, Uniform, Xavier, Kaiming, Caffe2Xavier, Pretrained)}
+INITIALIZER_TYPES = {c.__name__: c for c in (Constant, Normal, TruncNormal, Uniform, Xavier, Kaiming, Caffe2Xavier,
+                                             Pretrained)}
 
 # %% ../../../nbs/04_models/00_layers/00_init.ipynb #ee973ffa
 def initialize(

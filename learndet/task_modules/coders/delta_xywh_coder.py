@@ -34,7 +34,7 @@ class DeltaXYWHBBoxCoder:
 
     def __repr__(self): return f'{type(self).__name__}(target_means={self.means}, target_stds={self.stds})'
 
-# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #c159a23f
+# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #c2fc5b46
 def center_and_size(
     bboxes: Tensor,             # (..., 4) xyxy, pixels
     extra: float = 0.,          # added to width and height, pixels
@@ -55,9 +55,10 @@ def encode(self: DeltaXYWHBBoxCoder,
     px, py, pw, ph = center_and_size(priors, self.extra)                                            # (..., P) each
     gx, gy, gw, gh = center_and_size(gts, self.extra)
     deltas = (gx - px) / pw, (gy - py) / ph, torch.log(gw / pw), torch.log(gh / ph)
-    return torch.stack([(d - mean) / std for d, mean, std in zip(deltas, self.means, self.stds)], dim=-1)
+    return torch.stack([d if (mean, std) == (0, 1) else (d - mean) / std
+                        for d, mean, std in zip(deltas, self.means, self.stds)], dim=-1)
 
-# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #cc0296d3
+# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #f68153a1
 def clip_to(
     bboxes: Tensor,                         # (B, ..., 4), or (..., 4) for one image, xyxy, pixels
     max_shape: tuple | list | Tensor,       # (H, W) for all boxes, or (B, 2): one for each first index of `bboxes`
@@ -80,7 +81,8 @@ def decode(self: DeltaXYWHBBoxCoder,
     "The boxes that `deltas` mean at `priors`; undoes `encode` (R-CNN, app. C, eq. 1-4)."
     if deltas.shape[-1] != 4: center_and_size(deltas)                                               # raises
     px, py, pw, ph = center_and_size(priors, self.extra, eps=0.)                                    # (..., P) each
-    dx, dy, dw, dh = (d * std + mean for d, mean, std in zip(deltas.float().unbind(-1), self.means, self.stds))
+    dx, dy, dw, dh = (d if (mean, std) == (0, 1) else d * std + mean
+                      for d, mean, std in zip(deltas.float().unbind(-1), self.means, self.stds))
     limit, dx, dy = abs(math.log(wh_ratio_clip)), dx * pw, dy * ph                                  # now in pixels
     if self.add_ctr_clamp: dx, dy = (d.clamp(-self.ctr_clamp, self.ctr_clamp) for d in (dx, dy))
     dw, dh = (d.clamp(None if self.add_ctr_clamp else -limit, limit) for d in (dw, dh))

@@ -93,7 +93,7 @@ def dense_focal_loss(
     loss = alpha_t * wrong ** gamma * F.binary_cross_entropy_with_logits(pred, target, reduction='none')
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #6b8fb6ee
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #008d7ce3
 class FocalLoss(WeightedLoss):
     "Focal loss of sigmoid classifiers (RetinaNet, arXiv:1708.02002)."
     def __init__(self,
@@ -104,8 +104,10 @@ class FocalLoss(WeightedLoss):
         activated: bool = False,       # pred holds probabilities
     ):
         super().__init__(reduction, loss_weight)
-        if not use_sigmoid: raise ValueError('focal loss is defined for sigmoid classifiers; use_sigmoid=False is not offered')
-        if gamma < 0 or not 0 <= alpha <= 1: raise ValueError(f'gamma >= 0 and alpha in [0, 1] are needed, got {gamma} and {alpha}')
+        if not use_sigmoid:
+            raise ValueError('focal loss is defined for sigmoid classifiers; use_sigmoid=False is not offered')
+        if gamma < 0 or not 0 <= alpha <= 1:
+            raise ValueError(f'gamma >= 0 and alpha in [0, 1] are needed, got {gamma} and {alpha}')
         self.use_sigmoid, self.gamma, self.alpha, self.activated = use_sigmoid, gamma, alpha, activated
 
     def loss(self, pred, target, **kwargs):

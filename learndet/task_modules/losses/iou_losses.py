@@ -73,7 +73,7 @@ def bounded_iou_loss(
     loss = torch.cat([loss_xy, loss_wh], dim=1)                                               # (N, 4)
     return torch.where(loss < beta, .5 * loss * loss / beta, loss - .5 * beta)
 
-# %% ../../../nbs/03_task_modules/04_losses/04_iou_losses.ipynb #98107e20
+# %% ../../../nbs/03_task_modules/04_losses/04_iou_losses.ipynb #1b35dd56
 def box_weight(
     weight: Tensor | None,    # (N,) or (N, 4)
 ) -> Tensor | None:           # (N,)
@@ -82,7 +82,8 @@ def box_weight(
 
 class IoULoss(WeightedLoss):
     "-log IoU; `mode='linear'` (or MMDetection's `linear=True`) for 1 - IoU."
-    def __init__(self, linear: bool = False, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1., mode: str = 'log'):
+    def __init__(self, linear: bool = False, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.,
+                 mode: str = 'log'):
         super().__init__(reduction, loss_weight)
         self.mode, self.eps = 'linear' if linear else mode, eps
 

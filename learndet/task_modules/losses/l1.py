@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from .reduction import WeightedLoss, weighted_loss
 
-# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #9bf36913
+# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #14690401
 def check_same_shape(
     pred: Tensor, target: Tensor,    # must be alike
 ) -> None:
     "Refuse to broadcast a target."
-    if pred.shape != target.shape: raise ValueError(f'pred {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
+    if pred.shape != target.shape:
+        raise ValueError(f'pred {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
 
 @weighted_loss
 def l1_loss(
