@@ -127,8 +127,8 @@ def image_shape(
         w, h = img.size
         return (w, h) if img.getexif().get(274, 1) >= 5 else (h, w)
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #f4b0bd60
-def places(table: AnnotationTable, images) -> list[str]:
+# %% ../../nbs/02_data/03_base_dataset.ipynb #ef51f0af
+def places(table: AnnotationTable, images: Sequence[int]) -> list[str]:
     "File name and id of some images, for a message."
     return [f'{table.file_names[i]} (image id {table.img_ids[i]})' for i in images]
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Index', 'rank_and_world', 'EpochSampler', 'DefaultSampler', 'InfiniteSampler', 'cycle_shuffled', 'ClassAwareSampler',
            'BatchSampler', 'AspectRatioBatchSampler', 'pseudo_collate', 'init_worker', 'DetDataLoader',
-           'safe_num_workers', 'build_dataloader']
+           'safe_num_workers', 'SeededSampler', 'build_dataloader']
 
 # %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #71866b55
 from collections import Counter
@@ -245,12 +245,29 @@ def safe_num_workers(
                             'move it from the notebook into a module')
     return 0 if stuck else num_workers
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #91752ce1
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #f5347dec
+class SeededSampler(EpochSampler):
+    "Any sampler's indices, with a seed for each."
+    def __init__(self,
+        sampler: Any,           # yields indices of this process; with a length
+        dataset: DetDataset,    # what the indices mean
+        seed: int = 0,          # with the epoch, decides the samples
+    ):
+        super().__init__(dataset, seed, False, 0, 1)
+        self.sampler = sampler
+
+    def __len__(self) -> int: return len(self.sampler)
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+        if hasattr(self.sampler, 'set_epoch'): self.sampler.set_epoch(epoch)
+    def order(self, epoch: int) -> np.ndarray: return np.fromiter(self.sampler, dtype=np.int64)
+
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #94534e22
 def build_dataloader(
     dataset: DetDataset,                        # gives a sample for (index, seed)
     batch_size: int = 1,                        # images of one process
     num_workers: int = 0,                       # processes that read; 0: this one
-    sampler: Any = None,                        # an EpochSampler, or a function of the dataset that makes one
+    sampler: Any = None,                        # a sampler, or a function of the dataset that makes one
     batch_sampler: Any = None,                  # a BatchSampler, or a function of sampler, batch_size, drop_last
     drop_last: bool = False,                    # leave out a last batch that is not full
     persistent_workers: bool = True,            # keep the workers between epochs
@@ -260,9 +277,11 @@ def build_dataloader(
 ) -> DetDataLoader:                             # `loader.batch_sampler.set_epoch(e)` before epoch e
     "Samples of a dataset in batches."
     if sampler is None: sampler = DefaultSampler(dataset, not getattr(dataset, 'test_mode', False), dataset.seed)
-    if not isinstance(sampler, EpochSampler): sampler = sampler(dataset)
+    if isinstance(sampler, type) or not hasattr(sampler, '__iter__'): sampler = sampler(dataset)
+    if not isinstance(sampler, EpochSampler): sampler = SeededSampler(sampler, dataset, dataset.seed)
     if not isinstance(batch_sampler, BatchSampler):
-        batch_sampler = (batch_sampler or BatchSampler)(sampler, batch_size, drop_last)
+        said = getattr(batch_sampler, 'keywords', {})                           # of a functools.partial
+        batch_sampler = (batch_sampler or BatchSampler)(sampler, **{'batch_size': batch_size, 'drop_last': drop_last, **said})
     if not len(batch_sampler):
         raise ValueError(f'{len(dataset)} images make no batch of {batch_size} with drop_last=True: nothing to train on')
     num_workers = safe_num_workers(dataset, num_workers)

@@ -362,13 +362,16 @@ def dump(self: Config,
 
 Config.pretty_text = property(lambda self: self.dump())
 
-# %% ../../nbs/05_engine/00_config.ipynb #fcc9259f
+# %% ../../nbs/05_engine/00_config.ipynb #19252b9e
 def _edges(tree: tuple, depth: int, rows: dict) -> list:
     "(child, its depth, base) of a family, which is laid out in rows on the way."
     rows.setdefault(depth, []).append(tree[0])
     return [(tree[0], depth, base[0]) for base in tree[1]] + [e for base in tree[1] for e in _edges(base, depth + 1, rows)]
 
-def show_inheritance(cfg: Config, ax=None):
+def show_inheritance(
+    cfg: Config,
+    ax=None,           # drawn into; a new one when None
+):
     "Draw the files of a config, who inherits whom, and how many values of the result each one set; returns the Axes."
     import matplotlib.pyplot as plt
     count, rows = {}, {}

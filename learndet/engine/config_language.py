@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['PYTHON', 'LIMIT', 'TRUST', 'WORDS', 'ARITHMETIC', 'FUNCTIONS', 'METHODS', 'FILE_NAMES', 'TEMPLATE', 'ConfigError',
-           'Source', 'nearest_key', 'ConfigDict', 'as_config', 'plain', 'tree_size', 'Name', 'LocalDict', 'Reader',
-           'base_path', 'get_in', 'too_large', 'format_text', 'DataFormatter', 'apply_method', 'parse_python', 'settle',
-           'read_text']
+           'Source', 'nearest_key', 'ConfigDict', 'plain', 'tree_size', 'Name', 'LocalDict', 'Reader', 'base_path',
+           'get_in', 'too_large', 'format_text', 'DataFormatter', 'apply_method', 'parse_python', 'settle', 'read_text']
 
 # %% ../../nbs/05_engine/00_a_config_language.ipynb #e7c6f92e
 import ast
@@ -50,7 +49,7 @@ class Source:
 
 PYTHON = Source('Python')       # set by a program, as in cfg.model.depth = 18
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #a327b510
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #c012a233
 def nearest_key(
     name: str,        # what was asked for
     names,            # what there is
@@ -73,7 +72,7 @@ class ConfigDict(dict):
         source: Source = PYTHON,       # who says so
     ) -> None:
         "Set a value and remember who did."
-        dict.__setitem__(self, key, as_config(value))
+        dict.__setitem__(self, key, _as_config(value))
         self._sources[key] = source
 
     def __setitem__(self, key, value): self.put(key, value)
@@ -91,7 +90,7 @@ class ConfigDict(dict):
         return _fill(new, self, lambda value: copy.deepcopy(value, memo))
     def __reduce__(self): return _rebuild, (type(self), dict(self), {k: str(s) for k, s in self._sources.items()})
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #e8bcd078
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #5450080e
 def _source_in(args: tuple, key) -> Source:
     "The source a key had in the dict it is taken from."
     return args[0]._sources.get(key, PYTHON) if args and isinstance(args[0], ConfigDict) else PYTHON
@@ -100,10 +99,10 @@ def _holds_plain(value) -> bool:
     "Whether a list or tuple holds a plain dict at any depth."
     return any(type(v) in (dict, OrderedDict) or type(v) in (list, tuple) and _holds_plain(v) for v in value)
 
-def as_config(value: Any) -> Any:
+def _as_config(value: Any) -> Any:
     "Plain dicts become ConfigDicts, also inside lists and tuples."
     if type(value) in (dict, OrderedDict): return ConfigDict(value)
-    if type(value) in (list, tuple) and _holds_plain(value): return type(value)(as_config(v) for v in value)
+    if type(value) in (list, tuple) and _holds_plain(value): return type(value)(_as_config(v) for v in value)
     return value
 
 def _fill(new: ConfigDict, old: ConfigDict, each: Callable) -> ConfigDict:

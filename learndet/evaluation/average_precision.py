@@ -64,8 +64,8 @@ def average_precision(
     padded = np.pad(stairs, ((0, 0), (0, 1)))                                                  # beyond the last recall: 0
     return np.array([row[np.searchsorted(recall, at - 1e-12)].mean() for recall, row in zip(recalls, padded)])
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #4d78f2b6
-AREA_RANGES = {'all': (0., 1e10), 's': (0., 32. ** 2), 'm': (32. ** 2, 96. ** 2), 'l': (96. ** 2, 1e10)}     # COCO's, pixels²
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #d7c9319e
+AREA_RANGES = {'all': (0., 1e10), 's': (0., 32. ** 2), 'm': (32. ** 2, 96. ** 2), 'l': (96. ** 2, 1e10)}    # pixels²
 
 def bbox_areas(
     bboxes: np.ndarray,                     # (..., 4) xyxy
@@ -75,9 +75,9 @@ def bbox_areas(
     size = bboxes[..., 2:] - bboxes[..., :2] + float(use_legacy_coordinate)
     return size[..., 0] * size[..., 1]
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #2d81643d
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #13f9afd5
 def flat_ground_truth(
-    annotations: list[dict],     # a picture each: bboxes (G, 4), labels (G,); if need be bboxes_ignore, labels_ignore, img_id, img_shape
+    annotations: list[dict],     # a picture each: bboxes, labels; maybe bboxes_ignore, labels_ignore, img_id, img_shape
     classes: tuple[str, ...],    # K names
 ) -> FlatGT:
     "Annotations of several pictures as one table; what is under `bboxes_ignore` is neither demanded nor punished."
@@ -91,8 +91,9 @@ def flat_ground_truth(
             rows.append((np.full(len(boxes), i), boxes, labels, np.full(len(boxes), bool(suffix))))
     index, boxes, labels, ignore = (np.concatenate(column) for column in zip(*rows)) if rows else \
         (np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool))
-    return FlatGT([ann.get('img_id', i) for i, ann in enumerate(annotations)], index, boxes, labels, bbox_areas(boxes), ignore,
-                  None, tuple(classes), [ann.get('img_shape') for ann in annotations])
+    img_ids = [ann.get('img_id', i) for i, ann in enumerate(annotations)]
+    shapes = [ann.get('img_shape') for ann in annotations]
+    return FlatGT(img_ids, index, boxes, labels, bbox_areas(boxes), ignore, None, tuple(classes), shapes)
 
 # %% ../../nbs/06_evaluation/00_average_precision.ipynb #8e9b29b2
 def _field(sample: Any, name: str, default: Any = None) -> Any:
@@ -118,7 +119,7 @@ def prediction_of(
         if mask_scores is not None: kept['mask_scores'] = to_numpy(mask_scores).astype(np.float64)
     return kept
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #bf653311
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #8e2b0c54
 @dataclass
 class FlatPredictions:
     "The detections of a whole dataset in flat arrays, in the order in which they came."
@@ -138,11 +139,11 @@ def _positions(img_ids: list, wanted: list) -> tuple[list[int], list[str]]:
     for i, k in enumerate(img_ids): by_text.setdefault(str(k), []).append(i)
     unknown = [k for k in wanted if k not in place and len(by_text.get(str(k), [])) != 1]
     if unknown:
-        near = nearest(str(unknown[0]), list(by_text), 2)
-        raise KeyError(f'{len(unknown)} predicted images are not in the ground truth of {len(img_ids)}; the first id is {unknown[0]!r} '
-                       f'({type(unknown[0]).__name__})' + (f', the nearest known {", ".join(near)}' if near else ''))
+        near = ', the nearest known ' + ', '.join(nearest(str(unknown[0]), list(by_text), 2) or ['none'])
+        raise KeyError(f'{len(unknown)} predicted images are not among the {len(img_ids)} annotated ones; the first id is '
+                       f'{unknown[0]!r} ({type(unknown[0]).__name__}){near}')
     other = [k for k in wanted if k not in place]
-    notes = [f'{len(other)} image ids have another type than in the ground truth, as {k!r}: matched by text' for k in other[:1]]
+    notes = [f'{len(other)} image ids are of another type than annotated, as {k!r}: matched by text' for k in other[:1]]
     return [place[k] if k in place else by_text[str(k)][0] for k in wanted], notes
 
 def flatten_predictions(
@@ -154,28 +155,29 @@ def flatten_predictions(
     for result in results: seen.setdefault(result['img_id'], result)
     kept, (index, notes) = list(seen.values()), _positions(gt.img_ids, list(seen))
     if len(kept) < len(results): notes.append(f'{len(results) - len(kept)} images came twice, counted once')
-    if len(kept) < len(gt.img_ids): notes.append(f'{len(gt.img_ids) - len(kept)} of {len(gt.img_ids)} images have no prediction')
+    unseen = len(gt.img_ids) - len(kept)
+    if unseen: notes.append(f'{unseen} of {len(gt.img_ids)} images have no prediction')
     join = lambda key, empty: np.concatenate([result[key] for result in kept] + [empty])
     bboxes, scores, labels = join('bboxes', np.zeros((0, 4))), join('scores', np.zeros(0)), join('labels', np.zeros(0, int))
     img_index = np.repeat(np.array(index, int), [len(result['bboxes']) for result in kept])
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(gt.classes):
         wrong = labels[(labels < 0) | (labels >= len(gt.classes))][0]
         raise ValueError(f'a prediction has label {wrong}, but there are {len(gt.classes)} classes: {", ".join(gt.classes)}')
-    good, more = _usable(bboxes, scores, [gt.img_ids[i] for i in img_index])
+    good, more = _usable(bboxes, scores, img_index, gt.img_ids)
     masks, mask_scores = None, None
     if any('masks' in r for r in kept) and all('masks' in r or not len(r['bboxes']) for r in kept):
         masks = [m for m, ok in zip((m for r in kept for m in r.get('masks', ())), good) if ok]
         mask_scores = np.concatenate([r.get('mask_scores', r['scores']) for r in kept])[good]
     return FlatPredictions(img_index[good], bboxes[good], scores[good], labels[good], masks, mask_scores, notes + more)
 
-def _usable(bboxes: np.ndarray, scores: np.ndarray, ids: list) -> tuple[np.ndarray, list[str]]:
+def _usable(bboxes: np.ndarray, scores: np.ndarray, img_index: np.ndarray, img_ids: list) -> tuple[np.ndarray, list[str]]:
     "Which detections (D,) are boxes at all, and a sentence about those that are not."
     broken = ~(np.isfinite(bboxes).all(1) & np.isfinite(scores))
     with np.errstate(invalid='ignore'): inverted = ~broken & (bboxes[:, 2:] < bboxes[:, :2]).any(1)
     notes = []
     for what, bad in [('hold NaN or infinity', broken), ('have a negative width or height', inverted)]:
         if bad.any():
-            names = list(dict.fromkeys(ids[i] for i in np.flatnonzero(bad)))
+            names = [img_ids[i] for i in dict.fromkeys(img_index[bad].tolist())]
             where = ', '.join(map(str, names[:3])) + (', …' if len(names) > 3 else '')
             notes.append(f'{bad.sum()} predictions {what} and were rejected (images {where})')
     return ~(broken | inverted), notes

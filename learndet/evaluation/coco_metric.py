@@ -8,10 +8,10 @@ __all__ = ['IOU_THRS', 'RECALL_THRS', 'rank_in_group', 'pair_up', 'paired_ious',
            'to_rle', 'mask_ious', 'coco_evaluate_masks', 'found_share', 'other_boxes', 'explain_zero',
            'results_as_json', 'CocoMetric']
 
-# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #4ad9314e
+# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #c38fff6c
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 import matplotlib.pyplot as plt
@@ -347,7 +347,7 @@ def coco_evaluate_masks(
     det_areas = rle.area(dets).astype(np.float64) if dets else np.zeros(0)
     return coco_evaluate(gt, pred, iou_of=mask_ious(dets, gts, gt.ignore), det_areas=det_areas, **options)
 
-# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #686a0087
+# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #e8254e9f
 def found_share(
     gt: FlatGT,                  # N objects
     pred: FlatPredictions,       # D detections
@@ -380,6 +380,15 @@ def other_boxes(
     best = max(scales, key=lambda name: found_share(gt, pred, scales[name])[0])
     return {**boxes, best: scales[best]}
 
+def _some(gt: FlatGT, pred: FlatPredictions, images: int = 200, most: int = 20) -> tuple[FlatGT, FlatPredictions]:
+    "The objects of some images, and the best detections there: enough to try a hypothesis on."
+    chosen = np.unique(gt.img_index[~gt.ignore])[:images]
+    g = np.isin(gt.img_index, chosen)
+    p = np.isin(pred.img_index, chosen) & (rank_in_group(pred.img_index, pred.scores) < most)
+    columns = ('img_index', 'bboxes', 'labels')
+    return (replace(gt, masks=None, area=gt.area[g], ignore=gt.ignore[g], **{key: getattr(gt, key)[g] for key in columns}),
+            FlatPredictions(**{key: getattr(pred, key)[p] for key in (*columns, 'scores')}))
+
 def explain_zero(
     gt: FlatGT,                  # N objects
     pred: FlatPredictions,       # D detections
@@ -387,6 +396,7 @@ def explain_zero(
     "What may be the matter when nothing was found: the usual mistakes, tried out."
     if not (~gt.ignore).any(): return ['there is nothing to find: the ground truth has no objects, or only crowd regions']
     if not len(pred): return ['there are no predictions at all: is score_thr too high, or was nothing trained?']
+    (gt, pred), count, best = _some(gt, pred), len(pred), pred.scores.max()
     share, d, g = found_share(gt, pred)
     if share > .2 and found_share(gt, pred, with_labels=True)[0] < share / 2:
         votes = np.zeros((len(gt.classes),) * 2, int)
@@ -399,8 +409,8 @@ def explain_zero(
     name = max(trials, key=trials.get)
     if trials[name] > max(.2, 2 * share):
         return [f'{trials[name]:.0%} of the objects would be found if the boxes were repaired: {name}']
-    return [f'{share:.0%} of the objects have any box on them; there are {len(pred)} predictions, the best score is '
-            f'{pred.scores.max():.3g}. Too little training, or other pictures than the model learned from?']
+    return [f'{share:.0%} of the objects have any box on them; there are {count} predictions, the best score is '
+            f'{best:.3g}. Too little training, or other pictures than the model learned from?']
 
 # %% ../../nbs/06_evaluation/01_coco_metric.ipynb #9376891d
 def results_as_json(
@@ -448,11 +458,11 @@ class CocoMetric(BaseMetric):
         self.iou_thrs = IOU_THRS if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, float))
         self.format_only, self.outfile_prefix, self.found = format_only, outfile_prefix, {}     # found: kind -> CocoResult
 
-# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #c01216ad
+# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #0841358f
 def _without_classes(gt: FlatGT, pred: FlatPredictions) -> tuple[FlatGT, FlatPredictions]:
     "The same tables with one class for everything."
-    gt = FlatGT(**{**vars(gt), 'labels': np.zeros_like(gt.labels), 'classes': ('object',)})
-    return gt, FlatPredictions(**{**vars(pred), 'labels': np.zeros_like(pred.labels)})
+    gt = replace(gt, labels=np.zeros_like(gt.labels), classes=('object',))
+    return gt, replace(pred, labels=np.zeros_like(pred.labels))
 
 @patch
 def _judge(self: CocoMetric, kind: str, gt: FlatGT, pred: FlatPredictions) -> CocoResult:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from ..core.patch import patch
 
-# %% ../../nbs/04_models/06_weights.ipynb #2f48919b
+# %% ../../nbs/04_models/06_weights.ipynb #54c5cd01
 WEIGHT_URLS = {f'torchvision://{name}': f'https://download.pytorch.org/models/{file}.pth' for name, file in dict(
     resnet18='resnet18-f37072fd', resnet34='resnet34-b627a593', resnet50='resnet50-0676ba61',
     resnet101='resnet101-63fe2227', resnet152='resnet152-394f9c45', resnet50_v2='resnet50-11ad3fa6',
@@ -35,7 +35,8 @@ def weight_file(
     "The file behind a name, fetched once into torch's own cache if it is not there yet."
     url = WEIGHT_URLS.get(source, source)
     if url.startswith(('http://', 'https://', 'file://')): return fetch_file(url, source)
-    if '://' in source: raise ValueError(f'no file is known for {source!r}; known: {", ".join(WEIGHT_URLS)}. Give a file or a URL')
+    if '://' in source:
+        raise ValueError(f'no file is known for {source!r}; known: {", ".join(WEIGHT_URLS)}. Give a file or a URL')
     path = Path(source).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'no file {source}')
     return path
@@ -77,7 +78,7 @@ def check_hash(
     raise ValueError(f'{path} is damaged or cut: its name promises SHA-256 {promise}..., it has {sha.hexdigest()[:8]}... '
                      f'({path.stat().st_size} bytes). Delete it and fetch it again')
 
-# %% ../../nbs/04_models/06_weights.ipynb #04fa7d1f
+# %% ../../nbs/04_models/06_weights.ipynb #13cc72f6
 def read_weights(
     source: str,                    # as `weight_file` takes it
     prefix: str | None = None,      # only keys that start with it, and without it
@@ -101,7 +102,8 @@ def with_prefix(
     "The part of a model's weights whose names start with `prefix`, without it."
     found = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
     if found: return found
-    raise ValueError(f'no key of {where} starts with {prefix!r}; they start with {", ".join(sorted({k.split(".")[0] for k in state}))}')
+    firsts = ', '.join(sorted({k.split('.')[0] for k in state}))
+    raise ValueError(f'no key of {where} starts with {prefix!r}; they start with {firsts}')
 
 # %% ../../nbs/04_models/06_weights.ipynb #dbe21963
 @dataclass
@@ -120,7 +122,7 @@ class MatchReport:
             lines.append(f'{len(names):5d} {what:10s}  {few}'.rstrip())
         return '\n'.join(lines)
 
-# %% ../../nbs/04_models/06_weights.ipynb #638f1434
+# %% ../../nbs/04_models/06_weights.ipynb #862c718e
 def load_matching(
     model: nn.Module,
     state: dict[str, Tensor],         # names as the model's
@@ -136,10 +138,12 @@ def load_matching(
         lists[how].append(name)
         if how != 'mismatched': usable[name] = tensor
     report = MatchReport(**{how: [k for k in own if k in names] for how, names in lists.items()},
-                         missing=[k for k in own if k not in state], unexpected=[k for k in state if k not in model.state_dict()])
+                         missing=[k for k in own if k not in state],
+                         unexpected=[k for k in state if k not in model.state_dict()])
     share = sum(own[k].numel() for k in usable) / max(sum(v.numel() for v in own.values()), 1)
     if share < min_share:
-        raise ValueError(f'only {share:.0%} of {type(model).__name__} was found in {source}, so nothing was loaded:\n{report}')
+        raise ValueError(f'only {share:.0%} of {type(model).__name__} was found in {source}, so nothing was loaded:\n'
+                         f'{report}')
     model.load_state_dict(usable, strict=False)
     return report
 
@@ -214,8 +218,9 @@ def keep_classes(
     blocks = rows.reshape(-1, num_classes, size, *rows.shape[1:])
     return blocks[:, list(classes)].flatten(0, 2)
 
-# %% ../../nbs/04_models/06_weights.ipynb #235ab955
-COCO_CATEGORY_IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91))
+# %% ../../nbs/04_models/06_weights.ipynb #19381170
+COCO_CATEGORY_IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83),
+                     *range(84, 91))
 
 def source_classes(
     classes: list[int] | None,    # None: all but the background, which torchvision puts first

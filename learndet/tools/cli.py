@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'comments_of', 'add_arguments', 'make_parser', 'main']
 
-# %% ../../nbs/09_tools/03_cli.ipynb #c1d7bb39
+# %% ../../nbs/09_tools/03_cli.ipynb #e9d92265
 import argparse
 import inspect
 import sys
 import typing
 from collections.abc import Callable
 
+from ..core.fast_paths import env
 from . import commands
 from .tour import tour
 
@@ -44,9 +45,9 @@ def add_arguments(
         elif lists: parser.add_argument(flag, nargs='+', default=p.default, help=help)
         else: parser.add_argument(flag, type=next((k for k in kinds if k in (int, float)), str), default=p.default, help=help)
 
-# %% ../../nbs/09_tools/03_cli.ipynb #022c296d
+# %% ../../nbs/09_tools/03_cli.ipynb #659c1e74
 COMMANDS = dict(train=commands.train, test=commands.test, predict=commands.predict, browse=commands.browse, config=commands.config,
-                env=commands.env, tour=tour)
+                env=env, tour=tour)
 
 def make_parser() -> argparse.ArgumentParser:      # of the whole program
     "One subcommand a function."
@@ -67,5 +68,5 @@ def main(
     except (ValueError, LookupError, OSError) as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 1
-    if isinstance(result, str): print(result)
+    if f is env: print(result)
     return 0

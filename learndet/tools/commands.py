@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'find_config', 'read_config', 'train', 'amp_dtype', 'test', 'keep_predictions', 'save_picture', 'predict',
-           'browse', 'config', 'env']
+           'browse', 'config']
 
-# %% ../../nbs/09_tools/01_commands.ipynb #f82c037c
+# %% ../../nbs/09_tools/01_commands.ipynb #cb2962e7
 import pickle
 import warnings
 from pathlib import Path
@@ -15,7 +15,6 @@ import cv2
 import torch
 
 import learndet
-from ..core import fast_paths
 from ..core.draw import show_bboxes, show_image
 from ..core.registry import DATASETS, build
 from ..data.samplers import pseudo_collate
@@ -183,7 +182,7 @@ def browse(
         ax.figure.savefig(files[-1], bbox_inches='tight', pad_inches=0); plt.close(ax.figure)
     return files
 
-# %% ../../nbs/09_tools/01_commands.ipynb #7f5bc4a3
+# %% ../../nbs/09_tools/01_commands.ipynb #2fe1ceb8
 def config(
     config: str | Path,                # a file or a name
     cfg_options: list[str] = None,     # ['key.sub=value', ...]
@@ -194,7 +193,3 @@ def config(
     show_config(cfg)
     if dump: cfg.dump(dump)
     return cfg
-
-def env() -> str:                      # text, for an issue
-    "Versions, device, and which optional fast paths are active."
-    return str(fast_paths.env())

@@ -18,7 +18,7 @@ from ..task_modules.assigners.assign_result import IGNORE, AssignResult
 from ..task_modules.assigners.max_iou_assigner import AssignTrace, MaxIoUAssigner
 from .priors import fade
 
-# %% ../../nbs/07_visualization/01_assignment.ipynb #dd291f74
+# %% ../../nbs/07_visualization/01_assignment.ipynb #de08db0d
 def count_positives(
     gt_inds: Tensor,                        # (P,) long: IGNORE, NEGATIVE, object i is i + 1
     num_gts: int,                           # G
@@ -27,9 +27,10 @@ def count_positives(
     "How many priors of each level look for each object."
     parts = [len(gt_inds)] if num_level_priors is None else list(num_level_priors)
     if sum(parts) != len(gt_inds): raise ValueError(f'levels of {parts} priors for {len(gt_inds)} codes')
-    return torch.stack([torch.bincount(codes.clamp(min=0), minlength=num_gts + 1)[1:] for codes in gt_inds.split(parts)], dim=1)
+    levels = gt_inds.clamp(min=0).split(parts)                                                           # L × (n,)
+    return torch.stack([torch.bincount(codes, minlength=num_gts + 1)[1:] for codes in levels], dim=1)
 
-# %% ../../nbs/07_visualization/01_assignment.ipynb #09ff8427
+# %% ../../nbs/07_visualization/01_assignment.ipynb #94e0a041
 def show_positives(
     img: Any,                   # (H, W, 3) uint8 RGB, or a (3, H, W) tensor: the network's input
     priors: Tensor,             # (P, 4) xyxy, pixels
@@ -41,16 +42,17 @@ def show_positives(
     "Objects, the priors that look for them, and the ignored ones."
     ax, centers = show_image(fade(img), ax=ax), (priors[:, :2] + priors[:, 2:4]).cpu() / 2               # (P, 2)
     gt_inds, colors = gt_inds.cpu(), class_colors(len(gt_bboxes))
+    outlines = (gt_inds > 0).sum() <= max_boxes
     ax.plot(*centers[gt_inds == IGNORE].T, 'x', color='.45', ms=3, mew=.8)
     for i, color in enumerate(colors):
         own = gt_inds == i + 1                                                                           # (P,)
-        if (gt_inds > 0).sum() <= max_boxes: show_bboxes(priors[own.to(priors.device)], colors=[color] * int(own.sum()), ax=ax, linewidth=.6)
+        if outlines: show_bboxes(priors.cpu()[own, :4], colors=[color] * int(own.sum()), ax=ax, linewidth=.6)
         show_bboxes(gt_bboxes[i:i + 1], [f'{i}' if own.any() else f'{i}!'], colors=[color], ax=ax,
                     linestyle='-' if own.any() else '--')
         ax.plot(*centers[own].T, 'o', color=color, ms=4, mec='w', mew=.4)
     return ax
 
-# %% ../../nbs/07_visualization/01_assignment.ipynb #ef4cbbb2
+# %% ../../nbs/07_visualization/01_assignment.ipynb #3be75b8c
 def show_counts(
     counts: Tensor,             # (G, L) long, from `count_positives`
     gt_bboxes: Tensor,          # (G, 4) xyxy, pixels
@@ -65,7 +67,8 @@ def show_counts(
         start = start + counts[:, level]
     for i, n in enumerate(counts.sum(1).tolist()): ax.text(n, i, f' {n}' if n else ' orphan', va='center', fontsize=8)
     sizes = [f'{i}: {x2 - x1:.0f} × {y2 - y1:.0f}' for i, (x1, y1, x2, y2) in enumerate(gt_bboxes.tolist())]
-    ax.set(yticks=range(G), yticklabels=sizes, ylim=(G - .4, -.6), xlabel='positives', xlim=(0, max(start.tolist() + [1]) * 1.25))
+    ax.set(yticks=range(G), yticklabels=sizes, ylim=(G - .4, -.6), xlabel='positives',
+           xlim=(0, max(start.tolist() + [1]) * 1.25))
     ax.tick_params(labelsize=8)
     if ax.patches and L > 1: ax.legend(fontsize=6, frameon=False)
     return ax
@@ -80,11 +83,13 @@ def show_assignment(
 ) -> tuple[Axes, Axes]:
     "One image's assignment: positives in the colour of their object, ignored priors, counts by level, orphans."
     gt_inds = result.gt_inds
-    if gt_inds.shape != (len(priors),): raise ValueError(f'one image has {len(priors)} codes for its priors, got {tuple(gt_inds.shape)}')
+    if gt_inds.shape != (len(priors),):
+        raise ValueError(f'one image has {len(priors)} codes for its priors, got {tuple(gt_inds.shape)}')
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7), width_ratios=(1.3, 1))
     show_positives(img, priors, gt_bboxes, gt_inds, max_boxes, left)
     show_counts(count_positives(gt_inds, len(gt_bboxes), num_level_priors).cpu(), gt_bboxes, right)
-    left.set_title(f'{int((gt_inds > 0).sum())} positive, {int((gt_inds == IGNORE).sum())} ignored of {len(priors):,}', fontsize=9)
+    positive, ignored = int((gt_inds > 0).sum()), int((gt_inds == IGNORE).sum())
+    left.set_title(f'{positive} positive, {ignored} ignored of {len(priors):,}', fontsize=9)
     left.figure.tight_layout()
     return left, right
 
@@ -103,7 +108,7 @@ def compare_assignments(
                          agree=round(both / either, 3) if either else 1.))
     return rows
 
-# %% ../../nbs/07_visualization/01_assignment.ipynb #ba6d9410
+# %% ../../nbs/07_visualization/01_assignment.ipynb #2dd7960a
 def list_orphans(
     assigner: MaxIoUAssigner,
     priors: Tensor,                         # (P, 4) xyxy, pixels, of the size all images have
@@ -115,5 +120,6 @@ def list_orphans(
         trace = assigner.trace(priors, gts)
         for i in trace.orphans:
             (w, h) = (gts[i, 2:] - gts[i, :2]).tolist()
-            rows.append(dict(image=name, object=i, width=round(w, 1), height=round(h, 1), best_iou=round(trace.gt_best[i].item(), 3)))
+            rows.append(dict(image=name, object=i, width=round(w, 1), height=round(h, 1),
+                             best_iou=round(trace.gt_best[i].item(), 3)))
     return rows

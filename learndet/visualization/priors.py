@@ -35,7 +35,7 @@ def middle_cell(
     "The cell nearest to the middle of the picture."
     return tuple(min(round(side / 2 / s), n - 1) for side, s, n in zip(img_shape, stride[::-1], featmap_size))
 
-# %% ../../nbs/07_visualization/00_priors.ipynb #afb6def0
+# %% ../../nbs/07_visualization/00_priors.ipynb #bae14799
 def show_cell(
     generator: AnchorGenerator,
     featmap_sizes: list[tuple[int, int]],       # L pairs (H, W), cells
@@ -55,7 +55,8 @@ def show_cell(
     show_bboxes(priors[row, column], colors=class_colors(A), ax=ax, linewidth=1.3)
     ax.plot(*((priors[row, column, 0, :2] + priors[row, column, 0, 2:]) / 2), '+', color=PALETTE[3], ms=9, mew=2)
     (left, top, right, bottom), (h, w) = priors[row, column].T, to_picture(img).shape[:2]
-    ax.set(xlim=(min(left.min().item(), 0), max(right.max().item(), w)), ylim=(max(bottom.max().item(), h), min(top.min().item(), 0)))
+    ax.set(xlim=(min(left.min().item(), 0), max(right.max().item(), w)),
+           ylim=(max(bottom.max().item(), h), min(top.min().item(), 0)))
     ax.set_title(f'stride {stride[0]:g} × {stride[1]:g}\n{H} × {W} × {A} = {H * W * A:,}', fontsize=8)
     return ax
 
@@ -88,7 +89,7 @@ def prior_coverage(
     best = [best_overlaps(Overlaps(BboxOverlaps2D(), gts, level))[2][0] for level in priors]     # L × (G,)
     return torch.stack(best).max(dim=0)
 
-# %% ../../nbs/07_visualization/00_priors.ipynb #b06d0bea
+# %% ../../nbs/07_visualization/00_priors.ipynb #168386b8
 def show_coverage(
     priors: list[Tensor],                           # L × (n, 4) xyxy, pixels
     gt_bboxes: Tensor,                              # (G, 4) xyxy, pixels, of many images of the same size
@@ -106,6 +107,7 @@ def show_coverage(
     right.set(xlabel='object size, √area, pixels')
     for t in thresholds:
         for ax in (left, right): ax.axhline(t, color=PALETTE[3], ls='--', lw=1)
-        left.text(left.get_xlim()[1], t, f'{(best >= t).float().mean():.0%} ', ha='right', va='bottom', fontsize=8, color=PALETTE[3])
+        share = (best >= t).float().mean()
+        left.text(left.get_xlim()[1], t, f'{share:.0%} ', ha='right', va='bottom', fontsize=8, color=PALETTE[3])
     left.figure.tight_layout()
     return left, right

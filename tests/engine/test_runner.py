@@ -17,7 +17,7 @@ from learndet.engine.checkpoint import find_latest_checkpoint
 from learndet.engine.config import Config
 from learndet.engine.hooks import MOMENTS, Hook, TracerHook, get_priority, insert_hook
 from learndet.engine.logging import LogBuffer, LogProcessor, json_line, read_json_lines
-from learndet.engine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop, dynamic_milestones, fill_num_classes, runner_args
+from learndet.engine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, ValLoop, interval_milestones, fill_num_classes, runner_args
 
 
 def make(work_dir, loop=None, n=12, hooks=(), **kwargs):
@@ -99,7 +99,7 @@ def test_validation_epochs(tmp_path, begin, interval, expected):
 def test_dynamic_intervals(tmp_path):
     loop = IterBasedTrainLoop(368750, val_interval=5000, dynamic_intervals=[(368750 // 5000 * 5000 + 1, 368750)])
     assert loop.milestones == ([0, 365001], [5000, 368750])
-    assert (loop.val_interval_at(365000), loop.val_interval_at(365001)) == (5000, 368750)
+    assert (loop.interval_at(365000), loop.interval_at(365001)) == (5000, 368750)
     tracer = TracerHook()
     make(tmp_path, IterBasedTrainLoop(11, val_interval=2, dynamic_intervals=[(5, 3), (7, 11)]), n=8, hooks=[tracer],
          default_hooks=dict(checkpoint=None, logger=None)).train()

@@ -44,7 +44,7 @@ class FPN(BaseModule):
             c = self.in_channels[self.end_level] if on_input else out_channels
             self.fpn_convs.append(ConvModule(c, out_channels, 3, stride=2, padding=1, **cfg))
 
-# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #b5360b31
+# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #20500589
 def last_level(
     num_ins: int,        # maps that come in
     start_level: int,    # first one used
@@ -53,7 +53,8 @@ def last_level(
 ) -> int:                # index of the last map used
     "Where the pyramid's own maps end; refuses counts that cannot be met."
     last = num_ins - 1 if end_level == -1 else end_level
-    if not 0 <= start_level <= last < num_ins: raise ValueError(f'start_level {start_level} and end_level {end_level} of {num_ins} maps')
+    if not 0 <= start_level <= last < num_ins:
+        raise ValueError(f'start_level {start_level} and end_level {end_level} of {num_ins} maps')
     used = last - start_level + 1
     if num_outs < used: raise ValueError(f'num_outs {num_outs} is less than the {used} maps used')
     if last < num_ins - 1 and num_outs != used:
@@ -108,7 +109,7 @@ def forward(self: FPN,
     outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
     return tuple(self.extra_levels(inputs, laterals, outs))
 
-# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #69abad63
+# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #7dc87aff
 def check_maps(
     neck: nn.Module,                # has `in_channels`
     inputs: tuple[Tensor, ...],     # (B, C, H, W) each
@@ -116,8 +117,8 @@ def check_maps(
     "Refuse maps the neck was not built for."
     got = [x.shape[1] for x in inputs]
     if got != neck.in_channels:
-        raise ValueError(f'{type(neck).__name__} was built for in_channels={neck.in_channels}, but its input has {got} channels; '
-                         f'build it with in_channels={got}')
+        raise ValueError(f'{type(neck).__name__} was built for in_channels={neck.in_channels}, but its input has {got} '
+                         f'channels; build it with in_channels={got}')
 
 def check_channels(
     backbone: nn.Module,            # may have `out_channels`

@@ -61,14 +61,14 @@ class Overlaps:
 
     def __iter__(self): return iter(self.kept) if self.kept is not None else map(self.measure, self.pieces)
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #9164c2c6
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #d099e105
 def largest_number(
     piece: Tensor,          # (B, G, p) overlaps
     wanted: Tensor,         # (B, 1, p) or (B, G, 1): which overlap counts
     numbers: Tensor,        # (G, 1) float, above 0: a number for each object
 ) -> Tensor:                # (B, p) long
     "The largest number of an object that has the `wanted` overlap with the prior, 0 if none has."
-    equal = torch.eq(piece, wanted, out=torch.empty_like(piece, dtype=torch.float32))            # (B, G, p) 1. and 0.
+    equal = piece.clone().eq_(wanted).float()                                                    # (B, G, p) 1. and 0.
     return equal.mul_(numbers).amax(dim=1).long()
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #b526d65f
