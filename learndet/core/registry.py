@@ -227,19 +227,19 @@ def __contains__(self: Registry,
     try: return self.get(name) is not None
     except LookupError: return False
 
-# %% ../../nbs/00_core/02_registry.ipynb #24538211
+# %% ../../nbs/00_core/02_registry.ipynb #63bacec8
 def _parameters(
     component: Callable,                              # a class or function
-) -> tuple[dict[str, inspect.Parameter], bool]:       # the arguments it names; whether it takes others too
+) -> tuple[dict[str, inspect.Parameter], str]:        # its arguments; 'own', 'inherited' too, or 'any' others
     "What `component` can be called with; a class that passes `**kwargs` on also has the arguments of its bases."
-    takes, bases = {}, component.__mro__ if inspect.isclass(component) else [component]
+    takes, bases = {}, component.__mro__[:-1] if inspect.isclass(component) else [component]          # all but `object`
     for base in bases:
         try: found = inspect.signature(base).parameters
-        except ValueError: return takes, True                              # some built-ins have no signature
+        except ValueError: return takes, 'any'                             # some built-ins have no signature
         for key, p in found.items():
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD): takes.setdefault(key, p)
-        if all(p.kind != p.VAR_KEYWORD for p in found.values()): return takes, base is not component
-    return takes, True
+        if all(p.kind != p.VAR_KEYWORD for p in found.values()): return takes, 'own' if base is component else 'inherited'
+    return takes, 'any'
 
 def _check_arguments(name: str, takes: dict[str, inspect.Parameter], args: dict, where: str, wrong: list[str]) -> None:
     "Refuse arguments that are wrong, and calls from which some are missing."
@@ -256,12 +256,13 @@ def call(
 ) -> Any:                     # component(**args)
     "Call `component`; every error says where in the config it comes from, a wrong argument also what would be right."
     name = getattr(component, '__name__', type(component).__name__)
-    where, (takes, others) = where or name, _parameters(component)
-    if not others: _check_arguments(name, takes, args, where, [key for key in args if key not in takes])
+    where, (takes, extent) = where or name, _parameters(component)
+    wrong = [key for key in args if key not in takes]
+    if extent == 'own': _check_arguments(name, takes, args, where, wrong)
     try: return component(**args)
     except Exception as error:
-        wrong = [key for key in args if f"unexpected keyword argument '{key}'" in str(error) and key not in takes]
-        if isinstance(error, TypeError) and wrong: _check_arguments(name, takes, args, where, wrong)
+        if isinstance(error, TypeError) and 'argument' in str(error) and extent == 'inherited':
+            _check_arguments(name, takes, args, where, wrong)
         if error.args and isinstance(error.args[0], str): error.args = (f'{where}: {error.args[0]}', *error.args[1:])
         raise
 

@@ -82,7 +82,7 @@ class FlatGT:
 
     def __len__(self): return len(self.bboxes)
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #2fc79987
+# %% ../../nbs/02_data/03_base_dataset.ipynb #60c5a02e
 def join_path(
     root: str,      # a folder, or ''
     path: str,      # a path below it, or an absolute one
@@ -93,8 +93,8 @@ def join_path(
 def data_root_from_env(
     data_root: str,     # as the config says
 ) -> str:               # where the data is on this machine
-    "The environment variable MMDET_DATASETS replaces a relative data root, as in MMDetection's tools."
-    there = os.environ.get('MMDET_DATASETS', '')
+    "The environment variable LEARNDET_DATASETS (or MMDET_DATASETS) replaces a relative data root, as in MMDetection's tools."
+    there = os.environ.get('LEARNDET_DATASETS') or os.environ.get('MMDET_DATASETS', '')
     if not there or not data_root or os.path.isabs(data_root): return data_root
     inside = [join_path(there, data_root), join_path(there, os.path.join('', *Path(data_root).parts[1:]))]
     return next((p for p in inside if os.path.isdir(p)), there)         # its subfolder of that name, or the folder itself
@@ -306,7 +306,7 @@ class BaseDetDataset(DetDataset):
     @property
     def shapes(self) -> np.ndarray: return self.table.shapes        # (I, 2) int (H, W) of every picture as stored
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #0acfb3d6
+# %% ../../nbs/02_data/03_base_dataset.ipynb #6896864f
 @patch
 def load(self: BaseDetDataset,
     metainfo: dict,     # as given to the constructor
@@ -315,6 +315,7 @@ def load(self: BaseDetDataset,
     self._metainfo = {**self.METAINFO, **metainfo}
     if 'CLASSES' in self._metainfo: raise ValueError("metainfo has 'CLASSES': write it in lower case, dict(classes=...)")
     wanted = self._metainfo.get('classes')
+    if isinstance(wanted, list): self.report.notes.append(f'classes is a list, read as the tuple {tuple(wanted)}')
     found = self.load_file()
     self.report.raise_errors()
     table, names, ids = relabel(found, wanted, self.report, missing_ok=self.test_mode)

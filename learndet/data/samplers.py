@@ -262,7 +262,7 @@ class SeededSampler(EpochSampler):
         if hasattr(self.sampler, 'set_epoch'): self.sampler.set_epoch(epoch)
     def order(self, epoch: int) -> np.ndarray: return np.fromiter(self.sampler, dtype=np.int64)
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #94534e22
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #ec927270
 def build_dataloader(
     dataset: DetDataset,                        # gives a sample for (index, seed)
     batch_size: int = 1,                        # images of one process
@@ -280,8 +280,8 @@ def build_dataloader(
     if isinstance(sampler, type) or not hasattr(sampler, '__iter__'): sampler = sampler(dataset)
     if not isinstance(sampler, EpochSampler): sampler = SeededSampler(sampler, dataset, dataset.seed)
     if not isinstance(batch_sampler, BatchSampler):
-        said = getattr(batch_sampler, 'keywords', {})                           # of a functools.partial
-        batch_sampler = (batch_sampler or BatchSampler)(sampler, **{'batch_size': batch_size, 'drop_last': drop_last, **said})
+        args = dict(batch_size=batch_size, drop_last=drop_last) | getattr(batch_sampler, 'keywords', {})    # of a partial
+        batch_sampler = (batch_sampler or BatchSampler)(sampler, **args)
     if not len(batch_sampler):
         raise ValueError(f'{len(dataset)} images make no batch of {batch_size} with drop_last=True: nothing to train on')
     num_workers = safe_num_workers(dataset, num_workers)

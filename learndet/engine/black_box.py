@@ -7,7 +7,7 @@ __all__ = ['ask', 'answered', 'non_finite_in', 'image_name', 'boxes_of', 'bad_be
            'bad_gradients', 'odd_annotations', 'box_fault', 'NonFiniteLoss', 'CheckInvalidLossHook', 'explain',
            'to_device', 'replay']
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #c419190b
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #f8db6c11
 import math
 from collections import deque
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from ..core.patch import patch
 from .checkpoint import checkpoint_meta, load_checkpoint, save_checkpoint
-from .distributed import (HeldUpdate, alone, from_plain, get_rank, get_rng_state, get_world_size, preserved_rng,
-                                         set_rng_state, to_plain, unwrap_model)
+from .distributed import (HeldUpdate, alone, from_plain, get_rank, get_rng_state, get_world_size,
+                                         preserved_rng, set_rng_state, to_plain, unwrap_model)
 from .hooks import Hook
 
 # %% ../../nbs/05_engine/08_a_black_box.ipynb #dbf95e95
@@ -37,7 +37,7 @@ def answered(question: tuple) -> bool:
     "Whether the answer to `ask` has arrived."
     return question[1] is None or question[1].query()
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #6f4ad5a5
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #684559fd
 def non_finite_in(
     data: Any,         # tensors in dicts, lists, tuples
 ) -> bool:
@@ -46,14 +46,20 @@ def non_finite_in(
     if isinstance(data, dict): return any(non_finite_in(v) for v in data.values())
     return isinstance(data, (list, tuple)) and any(non_finite_in(v) for v in data)
 
-def image_name(sample, i: int) -> str:
+def image_name(
+    sample,        # a DetDataSample
+    i: int,        # its place in the batch
+) -> str:
     "The file of a sample, or its number in the batch."
     return str(getattr(sample, 'img_path', None) or f'image {i} of the batch')
 
-def boxes_of(sample) -> Tensor:        # (G, 4) xyxy, pixels of the network's input
+def boxes_of(
+    sample,        # a DetDataSample
+) -> Tensor:       # (G, 4) xyxy, pixels of the network's input
     "The ground-truth boxes of a sample."
     gt = getattr(sample, 'gt_instances', None)
-    return torch.as_tensor(gt.bboxes).detach().float().cpu().reshape(-1, 4) if gt is not None and 'bboxes' in gt else torch.zeros(0, 4)
+    if gt is None or 'bboxes' not in gt: return torch.zeros(0, 4)
+    return torch.as_tensor(gt.bboxes).detach().float().cpu().reshape(-1, 4)
 
 def bad_before(
     model: nn.Module,
@@ -69,7 +75,7 @@ def bad_before(
     boxes = [name for name, s in zip(names, samples) if non_finite_in(boxes_of(s))]
     return f'the boxes of {boxes[0]}' if boxes else ''
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #17961ee1
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #d02bae29
 @contextmanager
 def first_non_finite(
     model: nn.Module,
@@ -78,7 +84,8 @@ def first_non_finite(
     found, names = [], {id(m): n for n, m in model.named_modules()}
     def look(module, args, output):
         if found or not non_finite_in(output): return
-        found.append(f"the output of {names[id(module)]} ({type(module).__name__}), whose inputs were {'not ' * non_finite_in(args)}finite")
+        inputs = 'not finite either' if non_finite_in(args) else 'finite'
+        found.append(f'the output of {names[id(module)]} ({type(module).__name__}), whose inputs were {inputs}')
     handles = [m.register_forward_hook(look) for m in model.modules() if m is not model]
     try: yield found
     finally:
@@ -99,12 +106,12 @@ def unchanged(
         with torch.no_grad():
             for b, old in buffers: b.copy_(old)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #e5d93b81
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #c2476800
 def examine(
     model: nn.Module,          # with the weights of that step
     data: dict,                # the batch
     optim_wrapper=None,        # for its precision
-) -> dict:                     # losses: name -> float; terms: names of the bad ones; first: the first non-finite tensor, in words
+) -> dict:                     # losses: name -> float; terms: names of the bad ones; first: the first bad tensor, in words
     "Repeat a training step without changing anything, and look where the first bad number comes from."
     held = HeldUpdate(optim_wrapper)
     with unchanged(model), first_non_finite(model) as found:
@@ -124,7 +131,7 @@ def bad_gradients(
     loss.backward()
     return [n for n, p in model.named_parameters() if p.grad is not None and non_finite_in(p.grad)]
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #d2a03ace
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #603d4041
 def odd_annotations(
     samples: list,         # DetDataSamples of a batch
 ) -> list[str]:            # one line for each object whose box can do harm
@@ -133,7 +140,8 @@ def odd_annotations(
     for i, sample in enumerate(samples or ()):
         for j, box in enumerate(boxes_of(sample).tolist()):
             fault = box_fault(box, getattr(sample, 'img_shape', None) or (math.inf, math.inf))
-            if fault: lines.append(f'{image_name(sample, i)}, annotation {j}: [{", ".join(f"{v:.6g}" for v in box)}] ({fault})')
+            numbers = ', '.join(f'{v:.6g}' for v in box)
+            if fault: lines.append(f'{image_name(sample, i)}, annotation {j}: [{numbers}] ({fault})')
     return lines
 
 def box_fault(
@@ -146,7 +154,7 @@ def box_fault(
     if x2 <= x1 or y2 <= y1: return 'no area'
     return 'outside the image' if x1 >= W or y1 >= H or x2 <= 0 or y2 <= 0 else ''
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #4c7106e9
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #50d1bd99
 class NonFiniteLoss(FloatingPointError):
     "The loss of a step was not a number; `report` says where it came from, `path` is the file that repeats it."
     def __init__(self, message: str, report: dict = None, path: Path = None):
@@ -157,7 +165,7 @@ class CheckInvalidLossHook(Hook):
     "Stops at the first loss that is not finite, says which image, term and tensor it was, and keeps the batch."
     priority = 'VERY_HIGH'
     def __init__(self,
-        interval: int = 50,        # on a GPU: after at most this many steps it waits for an answer; on a CPU it knows at once
+        interval: int = 50,        # on a GPU: at most so many unanswered questions, then it waits; on a CPU it knows at once
         save: bool = True,         # write the batch to `nan_iter_{n}.pth` in the run's folder
     ):
         self.interval, self.save, self.waiting, self.rng = interval, save, deque(), None
@@ -180,7 +188,7 @@ class CheckInvalidLossHook(Hook):
             if event is not None: event.synchronize()
             if answer: self.stop(runner, step)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #e01b8d12
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #6122c80c
 @patch
 def stop(self: CheckInvalidLossHook,
     runner,
@@ -194,8 +202,9 @@ def stop(self: CheckInvalidLossHook,
         report = examine(model, data, runner.optim_wrapper)
     losses = {k: float(v) for k, v in step['outputs'].items() if isinstance(v, (Tensor, float, int))}
     samples = data.get('data_samples') or ()
-    report |= dict(losses=losses, terms=[k for k, v in losses.items() if not math.isfinite(v) and k != 'loss'] or report['terms'],
-                   images=[image_name(s, i) for i, s in enumerate(samples)], annotations=odd_annotations(samples), iter=step['iter'], epoch=step['epoch'])
+    terms = [k for k, v in losses.items() if not math.isfinite(v) and k != 'loss'] or report['terms']
+    report |= dict(losses=losses, terms=terms, images=[image_name(s, i) for i, s in enumerate(samples)],
+                   annotations=odd_annotations(samples), iter=step['iter'], epoch=step['epoch'])
     path = self.keep(runner, step, report) if self.save else None
     if hasattr(runner.optim_wrapper, 'reset_non_finite'): runner.optim_wrapper.reset_non_finite()
     raise NonFiniteLoss(explain(report, path), report, path)
@@ -205,8 +214,9 @@ def keep(self: CheckInvalidLossHook, runner, step: dict, report: dict) -> Path:
     "Write batch, weights and random states of the step, as plain data."
     rank = f'_rank{get_rank()}' if get_world_size() > 1 else ''
     state = {k: v.cpu() for k, v in unwrap_model(runner.model).state_dict().items()}
-    return save_checkpoint(dict(meta=checkpoint_meta(kind='nan'), state_dict=state, data=to_plain(step['data']), rng=to_plain(step['rng']),
-                                report=to_plain(report)), Path(runner.work_dir) / f"nan_iter_{step['iter']}{rank}.pth")
+    kept = dict(meta=checkpoint_meta(kind='nan'), state_dict=state, data=to_plain(step['data']), rng=to_plain(step['rng']),
+                report=to_plain(report))
+    return save_checkpoint(kept, Path(runner.work_dir) / f"nan_iter_{step['iter']}{rank}.pth")
 
 def explain(
     report: dict,          # of `examine`, with images, annotations, iter and epoch
@@ -214,7 +224,8 @@ def explain(
 ) -> str:
     "The report in words."
     terms = ', '.join(f"{k} = {report['losses'].get(k)}" for k in report['terms'])
-    lines = [f"{terms or 'a gradient is not finite'} at iteration {report['iter']} (epoch {report['epoch']}); the weights are as before this step",
+    lines = [f"{terms or 'a gradient is not finite'} at iteration {report['iter']} (epoch {report['epoch']}); "
+             f"the weights are as before this step",
              'losses: ' + ', '.join(f'{k} {v:.4g}' for k, v in report['losses'].items()),
              f"first non-finite tensor: {report['first']}",
              'images: ' + ', '.join(report['images'] or ['unknown']),
@@ -222,7 +233,7 @@ def explain(
     if path is not None: lines.append(f"kept in {path}; replay('{path.name}', model) repeats the step")
     return '\n  '.join(lines)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #d3c08381
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #5b1b3407
 def to_device(
     data: Any,                 # tensors in dicts, lists and tuples; other objects stay as they are
     device: torch.device,
@@ -240,7 +251,8 @@ def replay(
 ) -> dict:                     # what `examine` finds: losses, terms, first; and what was reported then, under 'report'
     "Repeat the step whose loss was not finite."
     kept, model = load_checkpoint(path), unwrap_model(model)
-    if 'rng' not in kept or 'data' not in kept: raise ValueError(f'{Path(path).name} was not written by CheckInvalidLossHook')
+    if 'rng' not in kept or 'data' not in kept:
+        raise ValueError(f'{Path(path).name} was not written by CheckInvalidLossHook')
     model.load_state_dict(kept['state_dict'])
     model.train()
     data = to_device(from_plain(kept['data']), next(model.parameters()).device)

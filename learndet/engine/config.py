@@ -184,7 +184,7 @@ def _finish(path: str, values: ConfigDict) -> ConfigDict:
     if note: warnings.warn(f'{path} is deprecated: {note}', DeprecationWarning)
     return values
 
-# %% ../../nbs/05_engine/00_config.ipynb #356d52a4
+# %% ../../nbs/05_engine/00_config.ipynb #a92e6b07
 BARE = re.compile(r'''(?<!["'\w/.-])\{\{\s*(\$[^}]*|_base_[^}]*|file\w+)\s*\}\}(?!["'\w/])''')
 
 def _load_data(path: str, text: str, trusted: bool, chain: tuple) -> Loaded:
@@ -203,7 +203,10 @@ def _parse_data(path: str, text: str) -> Any:
     try:
         if path.endswith('.json'): return json.loads(text)
         import yaml
-        return yaml.safe_load(text)
+        kind = type('Loader', (yaml.SafeLoader,), {})                            # one that reads 1e-4 as a number
+        number = re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+$')
+        kind.add_implicit_resolver('tag:yaml.org,2002:float', number, list('-+0123456789'))
+        return yaml.load(text, kind)
     except json.JSONDecodeError as error:
         raise ConfigError(f'{path}, line {error.lineno}, column {error.colno}: {error.msg}') from None
     except ImportError: raise ConfigError(f'{path}: YAML configs need PyYAML (pip install pyyaml)') from None

@@ -198,7 +198,7 @@ class Reader:
         self.values, self.sources = {}, {}                      # variables so far, and who set them
         self.loops, self.steps = [], 0                          # variables of comprehensions; nodes visited
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #4dd56a8d
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #e3633443
 TRUST = ('. A config is data and is not executed; '
          'if you trust this file, Config.fromfile(path, trusted=True) runs it as Python')
 WORDS = dict(FunctionDef='a function definition', Lambda='a lambda', ClassDef='a class', While='a while loop', Try='try',
@@ -207,7 +207,8 @@ WORDS = dict(FunctionDef='a function definition', Lambda='a lambda', ClassDef='a
 @patch
 def error(self: Reader, node: ast.AST, why: str) -> ConfigError:
     "An error that names the file, line and column, and shows the line."
-    return ConfigError(f'{self.file}, line {node.lineno}, column {node.col_offset + 1}: {why}\n{_marked(self.text, node)}')
+    before = self.text.splitlines()[node.lineno - 1].encode()[:node.col_offset].decode()      # the tree counts bytes
+    return ConfigError(f'{self.file}, line {node.lineno}, column {len(before) + 1}: {why}\n{_marked(self.text, node)}')
 
 @patch
 def refuse(self: Reader, node: ast.AST) -> ConfigError:

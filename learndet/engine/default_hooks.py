@@ -7,8 +7,8 @@ __all__ = ['LESS_KEYS', 'GREATER_KEYS', 'NO_CLASSES_OF_DATASET', 'RuntimeInfoHoo
            'DistSamplerSeedHook', 'set_epoch', 'SetEpochInfoHook', 'LoggerHook', 'ProgressBarHook', 'metric_rule',
            'CheckpointHook', 'write_last_checkpoint', 'EMAHook', 'EarlyStoppingHook', 'check_num_classes',
            'NumClassCheckHook', 'PipelineSwitchHook', 'set_pipeline', 'restart_workers', 'MemoryProfilerHook',
-           'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook', 'classes_of',
-           'save_picture']
+           'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook', 'class_names',
+           'write_picture']
 
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #819190be
 import math, os, time
@@ -82,7 +82,7 @@ class SetEpochInfoHook(Hook):
         model = unwrap_model(runner.model)
         if hasattr(model, 'set_epoch'): model.set_epoch(runner.epoch)
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #cb212eca
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #75d55ece
 class LoggerHook(Hook):
     "Every `interval` steps one record of smoothed numbers goes to the log, the JSON lines and the other backends."
     priority = 'BELOW_NORMAL'
@@ -95,19 +95,21 @@ class LoggerHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         by_epoch, length = runner.log_processor.by_epoch, len(runner.train_dataloader)
-        due = self.every_n_inner_iters(batch_idx, self.interval) if by_epoch else self.every_n_train_iters(runner, self.interval)
+        due = self.every_n_inner_iters(batch_idx if by_epoch else runner.iter, self.interval)
         rest = by_epoch and batch_idx + 1 == length and (not self.ignore_last or self.interval > length)
         if due or rest or self.is_last_train_iter(runner): self.log_train(runner, batch_idx)
 
     def after_val_epoch(self, runner, metrics=None): self.log_metrics(runner, metrics, 'val')
     def after_test_epoch(self, runner, metrics=None): self.log_metrics(runner, metrics, 'test')
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #3d0172a9
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #74c94a1e
 @patch
 def log_train(self: LoggerHook, runner, batch_idx: int) -> None:
     "Read, average over the processes, write."
     by_epoch, record = runner.log_processor.by_epoch, runner.log_processor.record(runner.buffer, batch_idx)
-    if get_world_size() > 1: record = {k: float(v) for k, v in all_reduce_dict({k: torch.tensor(v) for k, v in record.items()}, 'mean').items()}
+    if get_world_size() > 1:
+        means = all_reduce_dict({k: torch.tensor(v) for k, v in record.items()}, 'mean')
+        record = {k: float(v) for k, v in means.items()}
     if torch.cuda.is_available(): record['memory'] = round(torch.cuda.max_memory_allocated() / 2 ** 20)        # MB
     eta = runner.buffer.mean('time', 1000) * (runner.max_iters - runner.iter - 1)
     step, total = (batch_idx + 1, len(runner.train_dataloader)) if by_epoch else (runner.iter + 1, runner.max_iters)
@@ -167,7 +169,7 @@ def metric_rule(
     if any(k in key.lower() for k in GREATER_KEYS): return 'greater'
     raise ValueError(f"is a large {key!r} good? Say rule='greater' or rule='less'")
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #c04587b0
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #b02c93cd
 class CheckpointHook(Hook):
     "Saves the run at intervals, keeps the last few and the best; an older file goes only after a newer one is safe."
     priority = 'VERY_LOW'
@@ -194,18 +196,21 @@ class CheckpointHook(Hook):
 
     def after_train_epoch(self, runner):
         last = self.save_last and self.interval > 0 and self.is_last_train_epoch(runner)
-        if self.by_epoch and (last or self.every_n_epochs(runner, self.interval, self.save_begin)): self.save(runner, runner.epoch + 1)
+        due = last or self.every_n_epochs(runner, self.interval, self.save_begin)
+        if self.by_epoch and due: self.save(runner, runner.epoch + 1)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         last = self.save_last and self.interval > 0 and self.is_last_train_iter(runner)
-        if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval, self.save_begin)): self.save(runner, runner.iter + 1)
+        due = last or self.every_n_train_iters(runner, self.interval, self.save_begin)
+        if not self.by_epoch and due: self.save(runner, runner.iter + 1)
 
     def after_val_epoch(self, runner, metrics=None): self.save_if_best(runner, metrics or {})
 
     def state_dict(self): return dict(kept=list(self.kept), best={k: list(v) for k, v in self.best.items()})
-    def load_state_dict(self, state): self.kept, self.best = list(state['kept']), {k: tuple(v) for k, v in state['best'].items()}
+    def load_state_dict(self, state):
+        self.kept, self.best = list(state['kept']), {k: tuple(v) for k, v in state['best'].items()}
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #77208113
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #3e9936cf
 @patch
 def save(self: CheckpointHook, runner, number: int) -> None:
     "Write one file, point `last_checkpoint` at it, and only then remove what is too old."
@@ -237,7 +242,8 @@ def save_if_best(self: CheckpointHook, runner, metrics: dict) -> None:
         value, (old, old_name) = float(metrics[key]), self.best.get(key, (None, None))
         better = old is None or (value > old if metric_rule(key, self.rule) == 'greater' else value < old)
         if not better or not math.isfinite(value): continue
-        folder, number = Path(self.out_dir or runner.work_dir), f'epoch_{runner.epoch}' if self.by_epoch else f'iter_{runner.iter}'
+        folder = Path(self.out_dir or runner.work_dir)
+        number = f'epoch_{runner.epoch}' if self.by_epoch else f'iter_{runner.iter}'
         name = f'best_{key.replace("/", "_")}_{number}.pth'
         self.best[key] = (value, name)
         runner.save_checkpoint(folder / name, save_optimizer=False, save_param_scheduler=False)
@@ -269,7 +275,7 @@ class EMAHook(Hook):
     def after_val_epoch(self, runner, metrics=None): self.use_average(runner, False)
     def after_test_epoch(self, runner, metrics=None): self.use_average(runner, False)
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #c8a38122
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #03a931c5
 @patch
 def make_average(self: EMAHook, runner) -> None:
     "A copy of the model as it is now, once."
@@ -296,20 +302,21 @@ def before_save_checkpoint(self: EMAHook, runner, checkpoint: dict):
     training, average = checkpoint['state_dict'], self.ema_model.module.state_dict()
     if self.swapped: training, average = average, training
     checkpoint['state_dict'] = average
-    checkpoint['ema_state_dict'] = {f'module.{k}': v for k, v in training.items()} | dict(steps=torch.tensor(self.ema_model.calls))
+    checkpoint['ema_state_dict'] = {f'module.{k}': v for k, v in training.items()}
+    checkpoint['ema_state_dict']['steps'] = torch.tensor(self.ema_model.calls)
 
 @patch
 def after_load_checkpoint(self: EMAHook, runner, checkpoint: dict):
     "A resume gets both sets of weights back; a new training starts its average from the weights it was given."
     if not getattr(runner, 'resuming', False) or 'ema_state_dict' not in checkpoint: return
     self.make_average(runner)
-    training = dict(checkpoint['ema_state_dict'])
+    training = {k.removeprefix('module.'): v for k, v in checkpoint['ema_state_dict'].items()}
     steps = training.pop('steps')
     average = {f'module.{k}': v for k, v in checkpoint['state_dict'].items()}
     self.ema_model.load_state_dict(average | dict(steps=steps), strict=self.strict_load)
-    unwrap_model(runner.model).load_state_dict({k.removeprefix('module.'): v for k, v in training.items()}, strict=self.strict_load)
+    unwrap_model(runner.model).load_state_dict(training, strict=self.strict_load)
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #dcb5856c
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #fdcf4d09
 class EarlyStoppingHook(Hook):
     "Stops the training when a metric has not become better for some validations."
     priority = 'LOWEST'
@@ -328,7 +335,8 @@ class EarlyStoppingHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None):
         if self.monitor not in (metrics or {}):
-            if self.strict: raise KeyError(f'EarlyStoppingHook watches {self.monitor!r}; there are {", ".join(metrics or ())}')
+            if self.strict:
+                raise KeyError(f'EarlyStoppingHook watches {self.monitor!r}; there are {", ".join(metrics or ())}')
             return
         if (reason := self.reason_to_stop(float(metrics[self.monitor]))) is None: return
         runner.train_loop.stop_training = True
@@ -344,7 +352,8 @@ def reason_to_stop(self: EarlyStoppingHook,
     "Take note of one value, and say whether it was the last."
     sign = 1 if self.rule == 'greater' else -1
     if self.check_finite and not math.isfinite(value): return f'{self.monitor} is {value}'
-    if self.stopping_threshold is not None and sign * value >= sign * self.stopping_threshold: return f'{self.monitor} has reached {value:.4f}'
+    if self.stopping_threshold is not None and sign * value >= sign * self.stopping_threshold:
+        return f'{self.monitor} has reached {value:.4f}'
     if self.best is None or sign * (value - self.best) > self.min_delta: self.best, self.wait = value, 0
     else: self.wait += 1
     if self.wait >= self.patience: return f'{self.monitor} is not better than {self.best:.4f} for {self.wait} validations'
@@ -371,7 +380,7 @@ class NumClassCheckHook(Hook):
     def before_train_epoch(self, runner): check_num_classes(runner.model, getattr(runner.train_dataloader, 'dataset', None))
     def before_val_epoch(self, runner): check_num_classes(runner.model, getattr(runner.val_dataloader, 'dataset', None))
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #4f9a479d
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #68725294
 class PipelineSwitchHook(Hook):
     "Gives the training data another pipeline from one epoch on, such as one without mosaic for the last epochs."
     def __init__(self,
@@ -389,8 +398,8 @@ class PipelineSwitchHook(Hook):
         runner.logger.info('the training pipeline was switched')
 
 def set_pipeline(
-    dataset,           # or a wrapper of datasets
-    pipeline,
+    dataset: Any,      # or a wrapper of datasets
+    pipeline: Any,     # what its samples go through
 ) -> None:
     "Give a pipeline to the outermost datasets that have one."
     if hasattr(dataset, 'pipeline'): dataset.pipeline = pipeline
@@ -403,7 +412,7 @@ def restart_workers(
     "Let a loader start new workers, which see the dataset as it is now."
     if getattr(dataloader, 'persistent_workers', False): dataloader._iterator = None
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #d0ef0ae5
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #d8574fe7
 class MemoryProfilerHook(Hook):
     "Logs memory of machine and process every `interval` batches."
     def __init__(self, interval: int = 50):
@@ -414,13 +423,16 @@ class MemoryProfilerHook(Hook):
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode='train'):
         if self.every_n_inner_iters(batch_idx, self.interval): runner.logger.info(memory_line(self.psutil))
 
-def memory_line(psutil) -> str:
+def memory_line(
+    psutil: Any,       # the module
+) -> str:
     "Seven numbers about memory, in one line."
     ram, swap, process = psutil.virtual_memory(), psutil.swap_memory(), psutil.Process()
     mb = lambda n: f'{round(n / 2 ** 20)} MB'
-    return (f'Memory information available_memory: {mb(ram.available)}, used_memory: {mb(ram.used)}, memory_utilization: {ram.percent} %, '
-            f'available_swap_memory: {mb(swap.free)}, used_swap_memory: {mb(swap.used)}, swap_memory_utilization: {swap.percent} %, '
-            f'current_process_memory: {mb(process.memory_info().rss)}')
+    fields = dict(available_memory=mb(ram.available), used_memory=mb(ram.used), memory_utilization=f'{ram.percent} %',
+                  available_swap_memory=mb(swap.free), used_swap_memory=mb(swap.used),
+                  swap_memory_utilization=f'{swap.percent} %', current_process_memory=mb(process.memory_info().rss))
+    return 'Memory information ' + ', '.join(f'{k}: {v}' for k, v in fields.items())
 
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #24c8255c
 def read_image(
@@ -463,42 +475,49 @@ def draw_sample(
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #a36b82f1
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #9d9c7645
 class DetVisualizationHook(Hook):
     "Draws the same images at every validation, ground truth beside predictions."
     def __init__(self,
         draw: bool = False,            # nothing is drawn otherwise
         interval: int = 50,            # the first image of every such batch
         score_thr: float = .3,         # weaker predictions are left out
-        show: bool = False,            # accepted, as wait_time and backend_args: pictures are files here, no window is needed
-        wait_time: float = 0.,
+        show: bool = False,            # the same as `draw`: pictures are files here, no window is opened
+        wait_time: float = 0.,         # accepted, without effect, as backend_args
         test_out_dir: str = None,      # where all pictures of a test go, a folder inside the run's log folder
         backend_args: dict = None,
         max_images: int = 8,           # of one validation
     ):
-        self.draw, self.interval, self.score_thr, self.test_out_dir, self.max_images = draw or show, interval, score_thr, test_out_dir, max_images
+        self.draw, self.interval, self.score_thr, self.max_images = draw or show, interval, score_thr, max_images
+        self.test_out_dir = test_out_dir
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         number, rest = divmod(batch_idx, self.interval)
         if not self.draw or not is_main_process() or rest or number >= self.max_images: return
-        runner.add_image(f'val_img_{number}', draw_sample(outputs[0], self.score_thr, classes_of(runner)), runner.iter)
+        runner.add_image(f'val_img_{number}', draw_sample(outputs[0], self.score_thr, class_names(runner)), runner.iter)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if not self.draw or not is_main_process() or batch_idx % self.interval and self.test_out_dir is None: return
         for i, sample in enumerate(outputs if self.test_out_dir else outputs[:1]):
-            picture = draw_sample(sample, self.score_thr, classes_of(runner))
+            picture = draw_sample(sample, self.score_thr, class_names(runner))
             if self.test_out_dir is None: runner.add_image(f'test_img_{batch_idx}', picture, runner.iter)
-            else: save_picture(picture, runner.log_dir / self.test_out_dir / f"{Path(sample.get('img_path') or f'{batch_idx}_{i}').stem}.png")
+            else: write_picture(picture, runner.log_dir / self.test_out_dir / self.file_name(sample, f'{batch_idx}_{i}'))
 
-def classes_of(runner) -> tuple | None:
+    def file_name(self, sample, number: str) -> str:
+        "A name for a sample's picture."
+        return f"{Path(sample.get('img_path') or number).stem}.png"
+
+def class_names(
+    runner: Any,
+) -> tuple | None:     # K names
     "The class names the model was made for."
     return (getattr(unwrap_model(runner.model), 'dataset_meta', None) or {}).get('classes')
 
-def save_picture(
+def write_picture(
     picture: np.ndarray,       # (H, W, 3) uint8 RGB
-    path,
+    path: str | Path,          # its folder is made if there is none
 ) -> None:
-    "Write a picture file, and its folder if there is none."
+    "Write a picture file."
     import cv2
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1])): raise OSError(f'{path} could not be written')

@@ -92,7 +92,7 @@ def slurm_env(
                 MASTER_ADDR=env.get('MASTER_ADDR') or first_slurm_node(env['SLURM_NODELIST']),
                 MASTER_PORT=str(port or env.get('MASTER_PORT') or 29500))
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #0d75baf3
+# %% ../../nbs/05_engine/05_distributed.ipynb #be958526
 def init_dist(
     launcher: str = 'pytorch',     # 'none' | 'pytorch' (torchrun) | 'slurm' (srun)
     backend: str = None,           # 'nccl' | 'gloo'; nccl when there is a GPU for it, else gloo
@@ -100,11 +100,13 @@ def init_dist(
     timeout: float = 1800,         # seconds after which a sum that somebody does not join is an error
 ) -> torch.device:                 # where this process should keep its model
     "Join the other processes of this run, as the launcher's environment describes them."
-    if launcher not in ('none', 'pytorch', 'slurm'): raise ValueError(f"launcher is 'none', 'pytorch' or 'slurm', got {launcher!r}")
+    if launcher not in ('none', 'pytorch', 'slurm'):
+        raise ValueError(f"launcher is 'none', 'pytorch' or 'slurm', got {launcher!r}")
     if launcher == 'slurm': os.environ.update(slurm_env(os.environ, port))
     if port is not None: os.environ['MASTER_PORT'] = str(port)
     missing = [k for k in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if k not in os.environ]
-    if launcher == 'pytorch' and missing: raise ValueError(f"launcher='pytorch' but {', '.join(missing)} not set: start with torchrun")
+    if launcher == 'pytorch' and missing:
+        raise ValueError(f"launcher='pytorch' but {', '.join(missing)} not set: start with torchrun")
     device = own_device()
     if backend is None or device.type == 'cpu': backend = 'nccl' if device.type == 'cuda' else 'gloo'
     if launcher != 'none' and not dist.is_initialized():
@@ -128,7 +130,7 @@ def free_port() -> int:            # a TCP port nobody listens on at this moment
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #3b940279
+# %% ../../nbs/05_engine/05_distributed.ipynb #19c40a9d
 def torchrun_command(
     args: list[str],               # what to run and its arguments: ['-m', 'learndet.tools.cli', 'train', 'config.py']
     gpus: int,                     # processes on each machine
@@ -139,7 +141,8 @@ def torchrun_command(
 ) -> str:                          # one shell line
     "The command that starts `gpus` processes on this machine."
     if not 0 <= node_rank < nodes: raise ValueError(f'node_rank {node_rank} of {nodes} nodes')
-    words = ['torchrun', f'--nnodes={nodes}', f'--node_rank={node_rank}', f'--nproc_per_node={gpus}', f'--master_addr={master_addr}',
+    words = ['torchrun', f'--nnodes={nodes}', f'--node_rank={node_rank}', f'--nproc_per_node={gpus}',
+             f'--master_addr={master_addr}',
              f'--master_port={port}', *args]
     return shlex.join(words)
 
@@ -217,7 +220,7 @@ def allreduce_grads(
         dist.all_reduce(flat.div_(get_world_size()))
         for g, part in zip(bucket, flat.split([g.numel() for g in bucket])): g.copy_(part.view_as(g))
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #74f2d758
+# %% ../../nbs/05_engine/05_distributed.ipynb #15cea018
 PLAIN_MODULES = ('learndet.structures.', 'learndet.data.classes')    # whose objects are taken apart, and rebuilt
 
 def to_plain(
@@ -246,7 +249,8 @@ def from_plain(
     for kind in (tuple, set, frozenset):
         if (items := obj.get(f'__{kind.__name__}__')) is not None: return kind(from_plain(v) for v in items)
     module, name = obj['__object__']
-    if not module.startswith(PLAIN_MODULES): raise ValueError(f'{module}.{name} is not one of the classes that may be rebuilt')
+    if not module.startswith(PLAIN_MODULES):
+        raise ValueError(f'{module}.{name} is not one of the classes that may be rebuilt')
     cls = getattr(__import__(module, fromlist=[name]), name)
     new = cls.__new__(cls)
     vars(new).update(from_plain(obj['state']))
@@ -326,7 +330,7 @@ def preserved_rng():
     try: yield
     finally: set_rng_state(state)
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #4c0bafad
+# %% ../../nbs/05_engine/05_distributed.ipynb #8305282f
 class HeldUpdate:
     "Stands in for an optimizer wrapper: keeps the loss where the other would step."
     def __init__(self,
@@ -334,7 +338,8 @@ class HeldUpdate:
     ):
         self.optim_wrapper, self.loss = optim_wrapper, None
 
-    def optim_context(self, model): return nullcontext() if self.optim_wrapper is None else self.optim_wrapper.optim_context(model)
+    def optim_context(self, model):
+        return nullcontext() if self.optim_wrapper is None else self.optim_wrapper.optim_context(model)
     def update_params(self, loss, *args, **kwargs): self.loss = loss
 
 class TrainStep(nn.Module):
@@ -348,20 +353,21 @@ class TrainStep(nn.Module):
         log_vars = self.model.train_step(data, held)
         return held.loss, log_vars
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #7a128f6e
+# %% ../../nbs/05_engine/05_distributed.ipynb #c8839afd
 class DistributedModel(nn.Module):
     "A model whose gradients are averaged over all processes while they are computed (DDP, arXiv:2006.15704)."
     def __init__(self,
         model: nn.Module,                       # on its device already
         find_unused_parameters: bool = False,   # look for parameters a step does not use; costs a walk over the graph
-        detect_anomalous_params: bool = False,  # look for them in every step and stop with their names, not only in the first
+        detect_anomalous_params: bool = False,  # name them in every step, not only in the first
         broadcast_buffers: bool = False,        # copy rank 0's batch norm statistics before every step
         static_graph: bool = False,             # promise that every step uses the same parameters
     ):
         super().__init__()
         self.module, self.detect_anomalous_params = model, detect_anomalous_params
         self.check_unused = detect_anomalous_params or not find_unused_parameters
-        self.ddp = [make_ddp(TrainStep(model), broadcast_buffers, find_unused_parameters=find_unused_parameters, static_graph=static_graph)]
+        self.ddp = [make_ddp(TrainStep(model), broadcast_buffers, find_unused_parameters=find_unused_parameters,
+                             static_graph=static_graph)]
 
     def forward(self, *args, **kwargs): return self.module(*args, **kwargs)
 
@@ -381,7 +387,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:     # the model with its own pa
     while isinstance(model, (DistributedModel, DistributedDataParallel)): model = model.module
     return model
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #961ef294
+# %% ../../nbs/05_engine/05_distributed.ipynb #eede2a0b
 @patch
 def train_step(self: DistributedModel,
     data: dict,            # a batch
@@ -401,8 +407,10 @@ def refuse_unused(self: DistributedModel, loss: Tensor) -> None:
     "The other processes would wait forever for a gradient that never comes, so say so before the backward pass."
     self.check_unused = self.detect_anomalous_params
     names = unreached_parameters(loss, self.module)
-    if names: raise RuntimeError(f'{len(names)} parameters get no gradient in this step: {", ".join(names[:10])}. Remove or freeze them, connect '
-                                 f'them to the loss (times 0), or set find_unused_parameters=True, which costs time in every step')
+    if names:
+        raise RuntimeError(f'{len(names)} parameters get no gradient in this step: {", ".join(names[:10])}. Remove or '
+                           f'freeze them, connect them to the loss (times 0), or set find_unused_parameters=True, '
+                           f'which costs time in every step')
 
 def unreached_parameters(
     loss: Tensor,          # 0-d, with its graph
@@ -419,7 +427,7 @@ def unreached_parameters(
         todo += [n for n, _ in node.next_functions]
     return list(names.values())
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #90d693fa
+# %% ../../nbs/05_engine/05_distributed.ipynb #3978b311
 @contextmanager
 def fail_together(
     every: float = .5,     # seconds between two looks at the board
@@ -436,7 +444,8 @@ def fail_together(
         barrier()
     except BaseException as e:
         done.set()                              # this process reads its own traceback anyway
-        board.set('text', f'rank {get_rank()} of {get_world_size()} failed:\n{"".join(traceback.format_exception(type(e), e, e.__traceback__))}')
+        text = ''.join(traceback.format_exception(type(e), e, e.__traceback__))
+        board.set('text', f'rank {get_rank()} of {get_world_size()} failed:\n{text}')
         time.sleep(grace)
         raise
     finally: done.set()

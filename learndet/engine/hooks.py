@@ -46,11 +46,11 @@ class Hook:
     def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'): "Before a batch of any loop."
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode='train'): "After a batch of any loop."
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #d0c3f83b
+# %% ../../nbs/05_engine/07_hooks.ipynb #7abdeb57
 def quiet_moment(
     name: str,         # one of the moments
 ):                     # a method for `Hook`
-    "What a hook does at a moment it does not define: nothing, or what it does in every loop (`_after_iter` and its three sisters)."
+    "What a hook does at a moment it does not define: nothing, or what it does in every loop (`_after_iter` …)."
     when, *mode, what = name.split('_')
     def moment(self, runner, *args, **kwargs):
         if what == 'epoch': getattr(self, f'_{when}_epoch')(runner, mode=mode[0])
@@ -60,8 +60,9 @@ def quiet_moment(
 
 for name in MOMENTS + EXTRA_MOMENTS: setattr(Hook, name, quiet_moment(name))
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #30666bb0
-PRIORITIES = dict(HIGHEST=0, VERY_HIGH=10, HIGH=30, ABOVE_NORMAL=40, NORMAL=50, BELOW_NORMAL=60, LOW=70, VERY_LOW=90, LOWEST=100)
+# %% ../../nbs/05_engine/07_hooks.ipynb #f062100d
+PRIORITIES = dict(HIGHEST=0, VERY_HIGH=10, HIGH=30, ABOVE_NORMAL=40, NORMAL=50, BELOW_NORMAL=60, LOW=70, VERY_LOW=90,
+                  LOWEST=100)
 
 def get_priority(
     priority: int | str,   # 0 (first) to 100 (last), or a name
@@ -99,9 +100,10 @@ def call_hooks(
     for hook in hooks:
         if (method := getattr(hook, name, None)) is not None: method(runner, **kwargs)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #dbf00b30
+# %% ../../nbs/05_engine/07_hooks.ipynb #c02507a9
 @patch
-def every_n_epochs(self: Hook, runner, n: int, start: int = 0) -> bool:      # True in the last of each `n` epochs that follow `start`
+def every_n_epochs(self: Hook, runner, n: int, start: int = 0) -> bool:
+         # True in the last of each `n` epochs that follow `start`
     "Whether a group of `n` epochs is complete; never for n < 1."
     return n > 0 and runner.epoch + 1 > start and (runner.epoch + 1 - start) % n == 0
 

@@ -155,7 +155,7 @@ class LocalVisBackend:
         if self.file is not None: self.file.close()
         self.file = None
 
-# %% ../../nbs/05_engine/06_logging.ipynb #ce4a582a
+# %% ../../nbs/05_engine/06_logging.ipynb #88ed97c7
 class TensorboardVisBackend:
     "Writes the same record for TensorBoard, where that is installed."
     def __init__(self, save_dir):
@@ -167,7 +167,8 @@ class TensorboardVisBackend:
     def add_scalars(self, scalars: dict, step: int) -> None:
         for name, v in scalars.items():
             if isinstance(v, (int, float)): self.writer.add_scalar(name, v, step)
-    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None: self.writer.add_image(name, image, step, dataformats='HWC')
+    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
+        self.writer.add_image(name, image, step, dataformats='HWC')
     def close(self) -> None: self.writer.close()
 
 class WandbVisBackend:
@@ -179,10 +180,11 @@ class WandbVisBackend:
 
     def add_config(self, text: str) -> None: self.run.config.update(dict(config=text))
     def add_scalars(self, scalars: dict, step: int) -> None: self.run.log(dict(scalars), step=step)
-    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None: self.run.log({name: self.wandb.Image(image)}, step=step)
+    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
+        self.run.log({name: self.wandb.Image(image)}, step=step)
     def close(self) -> None: self.run.finish()
 
-# %% ../../nbs/05_engine/06_logging.ipynb #0285ed3f
+# %% ../../nbs/05_engine/06_logging.ipynb #68962c37
 NOT_SMOOTHED = ('lr', 'base_lr', 'momentum', 'loss_scale')     # settings, not measurements
 
 class LogProcessor:
@@ -193,7 +195,8 @@ class LogProcessor:
         custom_cfg: list = None,       # dicts(data_src, log_name, method_name, window_size), see `custom`
         num_digits: int = 4,           # decimals in the line
     ):
-        self.window_size, self.by_epoch, self.custom_cfg, self.num_digits = window_size, by_epoch, list(custom_cfg or ()), num_digits
+        self.window_size, self.by_epoch, self.num_digits = window_size, by_epoch, num_digits
+        self.custom_cfg = list(custom_cfg or ())
 
 @patch
 def record(self: LogProcessor,
@@ -206,7 +209,8 @@ def record(self: LogProcessor,
 
 @patch
 def custom(self: LogProcessor,
-    cfg: dict,                   # data_src: a name in the buffer; log_name; method_name 'mean'|'min'|'max'|'current'; window_size int|'epoch'|'global'
+    cfg: dict,                   # data_src: a name in the buffer; log_name: its name in the record;
+                                 # method_name: 'mean'|'min'|'max'|'current'; window_size: int|'epoch'|'global'
     buffer: LogBuffer,
     batch_idx: int,
 ) -> tuple[str, float]:          # name and value
@@ -218,7 +222,7 @@ def custom(self: LogProcessor,
     if method not in methods: raise ValueError(f'method_name is one of {", ".join(methods)}, got {method!r}')
     return cfg.get('log_name', cfg['data_src']), methods[method](values)
 
-# %% ../../nbs/05_engine/06_logging.ipynb #f071f458
+# %% ../../nbs/05_engine/06_logging.ipynb #5341246e
 @patch
 def line(self: LogProcessor,
     record: dict,          # what to say
@@ -227,8 +231,8 @@ def line(self: LogProcessor,
     eta: float = None,     # seconds that are left
 ) -> str:
     "The record in words."
-    form = lambda name, v: f'{v:.4e}' if name in ('lr', 'base_lr') else f'{v:.{self.num_digits}f}' if isinstance(v, float) else str(v)
-    parts = [f'{name}: {form(name, v)}' for name, v in record.items()]
+    digits = lambda name: '.4e' if name in ('lr', 'base_lr') else f'.{self.num_digits}f'
+    parts = [f'{name}: {format(v, digits(name)) if isinstance(v, float) else v}' for name, v in record.items()]
     if eta is not None: parts.insert('lr' in record, f'eta: {duration(eta)}')
     return f'{mode.capitalize()}({place})  ' + '  '.join(parts)
 

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from ..core.patch import patch
 from ..core.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, call
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #cdb43747
+# %% ../../nbs/05_engine/02_optimizers.ipynb #0959d8d7
 class OptimWrapper:
     "An optimizer that takes a loss: it scales, accumulates, clips, steps and clears, and takes no step on a broken loss."
     def __init__(self,
@@ -43,7 +43,7 @@ class OptimWrapper:
         self.non_finite = torch.zeros((), dtype=torch.bool, device=next(self.params()).device)
         self.grad_norm: Tensor | None = None                      # 0-d, before clipping
         self._norms: dict = {}                                    # id of a model -> its batch norms
-        self._saved: tuple = ()                                   # running statistics before this forward pass
+        self._saved: tuple = ()                                   # running statistics before the coming step's first loss
 
     def params(self): return (p for group in self.param_groups for p in group['params'])
     @property
@@ -63,7 +63,7 @@ class OptimWrapper:
     @contextmanager
     def optim_context(self, model: nn.Module):
         "Around the forward pass: statistics are kept safe, processes exchange gradients only when a step follows."
-        if self.check_finite: self.save_stats(model)
+        if self.check_finite and not self._saved: self.save_stats(model)
         wait = hasattr(model, 'no_sync') and not self.should_update(self.inner_count + 1)
         with model.no_sync() if wait else nullcontext(): yield
 
@@ -92,7 +92,7 @@ def loss_factor(self: OptimWrapper) -> int:
     in_last_group = self.max_counts > 0 and self.inner_count >= self.max_counts - rest
     return rest if in_last_group and rest else self.accumulative_counts
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #e05d6bb0
+# %% ../../nbs/05_engine/02_optimizers.ipynb #e9dba184
 @patch
 def update_params(self: OptimWrapper,
     loss: Tensor,                       # 0-d: the loss of this batch
@@ -102,11 +102,11 @@ def update_params(self: OptimWrapper,
     "Go backwards; and when enough losses have come together, clip, step and clear."
     if self.check_finite: loss = self.note_loss(loss)
     self.backward(loss / self.loss_factor())
-    self.restore_stats()
     self.inner_count += 1
-    if not self.should_update(): return
-    self.step(**(step_kwargs or {}))
-    self.zero_grad(**(zero_kwargs or {}))
+    if self.should_update():
+        self.step(**(step_kwargs or {}))
+        self.zero_grad(**(zero_kwargs or {}))
+    self.restore_stats()
 
 # %% ../../nbs/05_engine/02_optimizers.ipynb #7d7d74be
 @patch
@@ -135,7 +135,7 @@ def can_skip_on_device(
     "Whether the optimizer's own kernels look at `found_inf`: torch's fused ones do."
     return getattr(optimizer, '_step_supports_amp_scaling', False) and all(g.get('fused') for g in optimizer.param_groups)
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #3961e394
+# %% ../../nbs/05_engine/02_optimizers.ipynb #b10565c1
 @patch
 def save_stats(self: OptimWrapper, model: nn.Module) -> None:
     "Copy the running statistics this forward pass will change."
@@ -149,13 +149,13 @@ def save_stats(self: OptimWrapper, model: nn.Module) -> None:
 @patch
 def restore_stats(self: OptimWrapper) -> None:
     "Put them back if something was not finite."
-    if not self._saved or self.non_finite.device.type == 'cpu' and not self.non_finite: self._saved = (); return
-    floats, means, counts, numbers = self._saved
-    means = torch.where(self.non_finite, means, torch.cat(floats))
-    numbers = torch.where(self.non_finite, numbers, torch.stack(counts))
-    torch._foreach_copy_(floats, list(means.split([b.numel() for b in floats])))
-    torch._foreach_copy_(counts, list(numbers))
-    self._saved = ()
+    if self._saved and (self.non_finite.device.type != 'cpu' or self.non_finite):
+        floats, means, counts, numbers = self._saved
+        means = torch.where(self.non_finite, means, torch.cat(floats))
+        numbers = torch.where(self.non_finite, numbers, torch.stack(counts))
+        torch._foreach_copy_(floats, list(means.split([b.numel() for b in floats])))
+        torch._foreach_copy_(counts, list(numbers))
+    if self.should_update(): self._saved = ()                    # the next group of losses starts from here
 
 # %% ../../nbs/05_engine/02_optimizers.ipynb #3c653302
 @patch

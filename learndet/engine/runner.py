@@ -11,7 +11,7 @@ __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from
            'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg', 'setup_env', 'plain_cfg', 'runner_args',
            'settings_from_cfg']
 
-# %% ../../nbs/05_engine/09_runner.ipynb #5eeea3bc
+# %% ../../nbs/05_engine/09_runner.ipynb #1364221a
 import bisect, difflib, functools, inspect, itertools, os, signal, threading, time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,12 +25,13 @@ from .black_box import CheckInvalidLossHook, to_device
 from .checkpoint import checkpoint_meta, find_latest_checkpoint, load_state
 from .checkpoint import load_checkpoint as read_checkpoint, save_checkpoint as write_checkpoint
 from .config import Config, check_fields
-from .default_hooks import (CheckpointHook, DetVisualizationHook, DistSamplerSeedHook, IterTimerHook, LoggerHook,
-                                           NumClassCheckHook, ParamSchedulerHook, ProgressBarHook, RuntimeInfoHook, restart_workers,
-                                           set_epoch, write_last_checkpoint)
-from .distributed import (DistributedModel, HeldUpdate, all_reduce_dict, barrier, broadcast_object, fail_together, from_plain,
-                                         gather_objects, get_rank, get_rng_state, get_world_size, init_dist, is_main_process, preserved_rng,
-                                         set_random_seed, set_rng_state, sync_random_seed, to_plain, unwrap_model)
+from .default_hooks import (CheckpointHook, DetVisualizationHook, DistSamplerSeedHook, IterTimerHook,
+                                           LoggerHook, NumClassCheckHook, ParamSchedulerHook, ProgressBarHook,
+                                           RuntimeInfoHook, restart_workers, set_epoch, write_last_checkpoint)
+from .distributed import (DistributedModel, HeldUpdate, all_reduce_dict, barrier, broadcast_object,
+                                         fail_together, from_plain, gather_objects, get_rank, get_rng_state,
+                                         get_world_size, init_dist, is_main_process, preserved_rng, set_random_seed,
+                                         set_rng_state, sync_random_seed, to_plain, unwrap_model)
 from .hooks import Hook, call_hooks, insert_hook
 from .logging import LocalVisBackend, LogBuffer, LogProcessor, get_logger, json_safe
 from .optimizers import auto_scale_lr, build_optim_wrapper
@@ -47,24 +48,26 @@ def seed_loader(
     loader.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2 ** 63)
     if isinstance(loader.sampler, torch.utils.data.RandomSampler): loader.sampler.generator = loader.generator
 
-# %% ../../nbs/05_engine/09_runner.ipynb #5571a49f
+# %% ../../nbs/05_engine/09_runner.ipynb #455c8cef
 class SkippableBatches:
     "A batch sampler whose first batches can be left out, unread."
     def __init__(self, batch_sampler): self.batch_sampler, self.left_out = batch_sampler, 0
     def __len__(self) -> int: return len(self.batch_sampler)       # of a whole epoch
     def __getattr__(self, name): return getattr(self.__dict__['batch_sampler'], name)
-    def __iter__(self) -> Iterator[list]:      # a generator: loaders with workers ask for an iterator twice, and use the second
+    def __iter__(self) -> Iterator[list]:
+             # a generator: loaders with workers ask for an iterator twice, and use the second
         left_out, self.left_out = self.left_out, 0
         yield from itertools.islice(iter(self.batch_sampler), left_out, None)
 
 def batches_from(
-    loader,
+    loader: Any,
     skip: int,         # batches of this epoch that are done
 ) -> Iterator:         # the others
     "The rest of an epoch; a DataLoader does not even read what is left out."
     if not skip: return iter(loader)
     if getattr(loader, 'batch_sampler', None) is None: return itertools.islice(iter(loader), skip, None)
-    if not isinstance(loader.batch_sampler, SkippableBatches): object.__setattr__(loader, 'batch_sampler', SkippableBatches(loader.batch_sampler))
+    if not isinstance(loader.batch_sampler, SkippableBatches):
+        object.__setattr__(loader, 'batch_sampler', SkippableBatches(loader.batch_sampler))    # a DataLoader guards its own
     loader.batch_sampler.left_out = skip
     return iter(loader)
 
@@ -92,7 +95,7 @@ def tensors_in(data: Any) -> Iterator[Tensor]:
     elif isinstance(data, (dict, list, tuple)):
         for v in data.values() if isinstance(data, dict) else data: yield from tensors_in(v)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #83026140
+# %% ../../nbs/05_engine/09_runner.ipynb #e08129ae
 def interval_milestones(
     interval: int,                                     # from the start
     dynamic_intervals: list[tuple[int, int]] = None,   # pairs (from this step on, interval), steps counted from 1
@@ -104,7 +107,8 @@ def interval_milestones(
 class TrainLoop:
     "What both training loops share: where the run is, when to validate, and how one step goes."
     def __init__(self, val_begin: int = 1, val_interval: int = 1, dynamic_intervals: list = None):
-        self.val_begin, self.val_interval, self.milestones = val_begin, val_interval, interval_milestones(val_interval, dynamic_intervals)
+        self.val_begin, self.val_interval = val_begin, val_interval
+        self.milestones = interval_milestones(val_interval, dynamic_intervals)
         self.epoch = self.iter = self.inner_iter = 0           # being worked on, counted from 0
         self.position = (0, 0, 0)                              # done: epochs, iterations, batches of this epoch
         self.val_due, self.stop_training, self.busy = False, False, False
@@ -250,7 +254,7 @@ class IterBasedTrainLoop(TrainLoop):
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #fd9463af
+# %% ../../nbs/05_engine/09_runner.ipynb #9c8dc322
 class ValLoop:
     "Predict every batch of a loader and hand the predictions to an evaluator."
     mode = 'val'
@@ -264,14 +268,15 @@ class ValLoop:
         self.runner, self.dataloader, self.evaluator = runner, dataloader, evaluator
         self.gathers = hasattr(evaluator, 'metrics')           # such an evaluator collects from all processes by itself
         dataset = getattr(dataloader, 'dataset', None)
-        if hasattr(evaluator, 'set_ground_truth') and hasattr(dataset, 'ground_truth'): evaluator.set_ground_truth(dataset.ground_truth())
+        if hasattr(evaluator, 'set_ground_truth') and hasattr(dataset, 'ground_truth'):
+            evaluator.set_ground_truth(dataset.ground_truth())
         if hasattr(evaluator, 'dataset_meta'): evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
 
 class TestLoop(ValLoop):
     "The same over the test data."
     mode = 'test'
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c80ac100
+# %% ../../nbs/05_engine/09_runner.ipynb #03ecc17b
 @patch
 def run(self: ValLoop) -> dict[str, float]:     # the metrics, the same in every process
     "One pass."
@@ -280,8 +285,9 @@ def run(self: ValLoop) -> dict[str, float]:     # the metrics, the same in every
     runner.call_hook(f'before_{mode}')
     runner.call_hook(f'before_{mode}_epoch')
     unwrap_model(runner.model).eval()
+    batches = prefetch(self.dataloader, runner.device, getattr(self.dataloader, 'pin_memory', False))
     with torch.no_grad():
-        for i, batch in enumerate(prefetch(self.dataloader, runner.device, getattr(self.dataloader, 'pin_memory', False))): self.run_iter(i, batch)
+        for i, batch in enumerate(batches): self.run_iter(i, batch)
         metrics = runner.metrics = self.evaluate()
     runner.call_hook(f'after_{mode}_epoch', metrics=metrics)
     runner.call_hook(f'after_{mode}')
@@ -321,14 +327,15 @@ def mean_losses(losses: list[dict]) -> dict[str, Tensor]:
     "The mean of every loss over the batches, under the names 'val/loss…'."
     return {f'val/{k}': torch.stack([l[k].float() for l in losses]).mean() for k in (losses[0] if losses else ())}
 
-# %% ../../nbs/05_engine/09_runner.ipynb #ec947d3a
+# %% ../../nbs/05_engine/09_runner.ipynb #ed8f73cf
 def usual_hooks() -> dict[str, Hook]:
     "The hooks of every run, under the names by which a config replaces them or, with None, leaves them out."
-    return dict(runtime_info=RuntimeInfoHook(), timer=IterTimerHook(), sampler_seed=DistSamplerSeedHook(), invalid_loss=CheckInvalidLossHook(),
-                num_class_check=NumClassCheckHook(), logger=LoggerHook(), param_scheduler=ParamSchedulerHook(),
+    return dict(runtime_info=RuntimeInfoHook(), timer=IterTimerHook(), sampler_seed=DistSamplerSeedHook(),
+                invalid_loss=CheckInvalidLossHook(), num_class_check=NumClassCheckHook(), logger=LoggerHook(),
+                param_scheduler=ParamSchedulerHook(),
                 checkpoint=CheckpointHook(interval=1), visualization=DetVisualizationHook(), progress=ProgressBarHook())
 
-# %% ../../nbs/05_engine/09_runner.ipynb #55a276e7
+# %% ../../nbs/05_engine/09_runner.ipynb #cd7cde47
 class Runner:
     "Owns a model, its data and its optimizer, and runs the moments of a training around them."
     def __init__(self,
@@ -347,7 +354,7 @@ class Runner:
         default_hooks: dict = None,        # name -> hook, or None to leave that one out
         custom_hooks: list = (),
         load_from: str = None,             # weights to start from
-        resume: bool | str = False,        # True: go on from `load_from`, or from the newest checkpoint of work_dir; or a path
+        resume: bool | str = False,        # a path; or True: go on from `load_from`, or from the newest file of work_dir
         seed: int = None,                  # drawn when None, and the same for all processes
         deterministic: bool = False,       # see set_random_seed
         log_processor: LogProcessor = None,
@@ -422,7 +429,7 @@ def find_hook(self: Runner, kind: type) -> Hook | None:
     "The first hook of a class."
     return next((h for h in self._hooks if isinstance(h, kind)), None)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #dfa1488a
+# %% ../../nbs/05_engine/09_runner.ipynb #a59deb13
 _run_numbers = itertools.count()
 
 @patch
@@ -436,7 +443,8 @@ def start(self: Runner) -> None:
         check_writable(self.work_dir)
         (self.log_dir / 'vis_data').mkdir(parents=True, exist_ok=True)
     barrier()
-    self.logger = get_logger(f'learndet.run{next(_run_numbers)}', self.log_dir / f'{self.timestamp}.log' if main else None, self.log_level)
+    file = self.log_dir / f'{self.timestamp}.log' if main else None
+    self.logger = get_logger(f'learndet.run{next(_run_numbers)}', file, self.log_level)
     self.backends = [kind(self.log_dir / 'vis_data') for kind in self.vis_backend_types] if main else []
     for backend in self.backends if self.cfg is not None else (): backend.add_config(cfg_text(self.cfg))
 
@@ -450,7 +458,8 @@ def check_writable(
         probe.write_text('can this folder be written?')
         probe.unlink()
     except OSError as e:
-        raise OSError(f'work_dir {folder} cannot be written ({e.strerror}); nothing was trained. Choose another work_dir') from e
+        raise OSError(f'work_dir {folder} cannot be written ({e.strerror}); nothing was trained. '
+                      f'Choose another work_dir') from e
 
 @patch
 def add_scalars(self: Runner, scalars: dict, step: int) -> None:
@@ -467,7 +476,7 @@ def close(self: Runner) -> None:
     "Close files; they open again when something is written."
     for backend in self.backends: backend.close()
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a9dbddf9
+# %% ../../nbs/05_engine/09_runner.ipynb #9b0fdce8
 @patch
 def start_lines(self: Runner) -> list[str]:
     "What is trained on, and how."
@@ -479,22 +488,28 @@ def start_lines(self: Runner) -> list[str]:
     return ([report.line()] if hasattr(report, 'line') else []) + [
         f'{len(dataset)} images, {batch}, lr {lr:.3g} ({self.lr_rule}), {length}, seed {self.seed}, {self.device}']
 
-def batch_size_of(loader) -> int | None:
+def batch_size_of(
+    loader: Any,
+) -> int | None:       # None: not known
     "Images in a batch of one process."
     return getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
 
-def length_of(loader) -> int | None:
+def length_of(
+    loader: Any,
+) -> int | None:       # None: without end
     "Batches in an epoch of one process."
     try: return len(loader)
     except TypeError: return None
 
-def check_loader(loader) -> None:
+def check_loader(
+    loader: Any,
+) -> None:             # ValueError when it is empty
     "A loader without a single batch is an error, not a very short training."
     if length_of(loader) == 0:
-        raise ValueError(f'the training data has {len(loader.dataset)} images, which is less than one batch of {batch_size_of(loader)}: '
-                         f'no step would be done. Use a smaller batch_size, or drop_last=False')
+        raise ValueError(f'the training data has {len(loader.dataset)} images, which is less than one batch of '
+                         f'{batch_size_of(loader)}: no step would be done. Use a smaller batch_size, or drop_last=False')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #e61a3f64
+# %% ../../nbs/05_engine/09_runner.ipynb #6df7d291
 @patch
 def state_dict(self: Runner,
     save_optimizer: bool = True,           # whatever a resume needs besides weights
@@ -516,12 +531,15 @@ def state_dict(self: Runner,
 def meta(self: Runner) -> dict:
     "What a checkpoint says about the run it comes from."
     epochs, iters, batches = self.train_loop.position if self.train_loop else (0, 0, 0)
-    return checkpoint_meta(epoch=epochs, iter=iters, inner_iter=batches, seed=self.seed, experiment_name=self.experiment_name,
-        world_size=self.world_size, batch_size=batch_size_of(self.train_dataloader), epoch_length=length_of(self.train_dataloader),
-        time=time.strftime('%Y-%m-%d %H:%M:%S'), dataset_meta=json_safe(getattr(unwrap_model(self.model), 'dataset_meta', None)),
-        cfg=cfg_text(self.cfg))
+    loader, dataset_meta = self.train_dataloader, getattr(unwrap_model(self.model), 'dataset_meta', None)
+    return checkpoint_meta(
+        epoch=epochs, iter=iters, inner_iter=batches, seed=self.seed, world_size=self.world_size,
+        batch_size=batch_size_of(loader), epoch_length=length_of(loader), dataset_meta=json_safe(dataset_meta),
+        experiment_name=self.experiment_name, time=time.strftime('%Y-%m-%d %H:%M:%S'), cfg=cfg_text(self.cfg))
 
-def cfg_text(cfg) -> str | None:
+def cfg_text(
+    cfg: Any,          # a Config, dicts, or None
+) -> str | None:
     "A config as a file could hold it; where there are objects in it, as Python prints it."
     try: return getattr(cfg, 'pretty_text', None if cfg is None else str(cfg))
     except ValueError: return str(cfg)
@@ -541,7 +559,7 @@ def save_checkpoint(self: Runner,
     self.call_hook('after_save_checkpoint', checkpoint=checkpoint)
     return Path(path)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #030c874b
+# %% ../../nbs/05_engine/09_runner.ipynb #9b12d04f
 @patch
 def load_checkpoint(self: Runner,
     path,                      # a file with weights
@@ -570,7 +588,7 @@ def resume(self: Runner,
     self.optim_wrapper.load_state_dict(checkpoint['optimizer'])
     for name, p in unwrap_model(self.model).named_parameters():
         if name in checkpoint['gradients']: p.grad = checkpoint['gradients'][name].to(p)
-    for scheduler, state in zip(self.param_schedulers, checkpoint.get('param_schedulers', ())): scheduler.load_state_dict(state)
+    for s, state in zip(self.param_schedulers, checkpoint.get('param_schedulers', ())): s.load_state_dict(state)
     self.train_loop.load_state_dict(checkpoint['loop'])
     self.buffer.load_state_dict(checkpoint['message_hub'])
     self.load_hook_states(checkpoint['hooks'])
@@ -582,8 +600,8 @@ def load_hook_states(self: Runner, states: list) -> None:
     "Give every hook what a hook of its name remembered; two of one name, in order."
     states = list(states)
     for hook in self._hooks:
-        i = next((i for i, (name, _) in enumerate(states) if name == type(hook).__name__ and hasattr(hook, 'load_state_dict')), None)
-        if i is not None: hook.load_state_dict(states.pop(i)[1])
+        mine = [i for i, (name, _) in enumerate(states) if name == type(hook).__name__]
+        if mine and hasattr(hook, 'load_state_dict'): hook.load_state_dict(states.pop(mine[0])[1])
 
 @patch
 def restore_rng(self: Runner) -> None:
@@ -591,7 +609,7 @@ def restore_rng(self: Runner) -> None:
     if self.rng_to_restore is not None: set_rng_state(self.rng_to_restore)
     self.rng_to_restore = None
 
-# %% ../../nbs/05_engine/09_runner.ipynb #bd3dca85
+# %% ../../nbs/05_engine/09_runner.ipynb #11f549f3
 @patch
 def check_same_run(self: Runner,
     meta: dict,        # of the checkpoint
@@ -600,24 +618,30 @@ def check_same_run(self: Runner,
     "Errors for what makes a resume impossible, warnings for what only makes it different."
     mine, name = self.meta(), Path(path).name
     theirs, ours = (list((m.get('dataset_meta') or {}).get('classes') or ()) for m in (meta, mine))
-    if theirs and ours and theirs != ours: raise ValueError(f'{name} was trained on classes {theirs}, this run has {ours}; use load_from')
+    if theirs and ours and theirs != ours:
+        raise ValueError(f'{name} was trained on classes {theirs}, this run has {ours}; use load_from')
     if meta['world_size'] != mine['world_size']:
-        raise ValueError(f"{name} comes from {meta['world_size']} processes, this run has {mine['world_size']}; use load_from")
+        raise ValueError(f"{name} comes from {meta['world_size']} processes, this run has {mine['world_size']}; "
+                         f"use load_from")
     for key in ('batch_size', 'epoch_length', 'seed'):
-        if meta.get(key) != mine[key]: self.logger.warning(f'{key} is {mine[key]}, in {name} it was {meta.get(key)}: not the same run, to the bit')
-    changed = difflib.unified_diff((meta.get('cfg') or '').splitlines(), (mine['cfg'] or '').splitlines(), 'checkpoint', 'now', lineterm='', n=0)
+        if meta.get(key) == mine[key]: continue
+        self.logger.warning(f'{key} is {mine[key]}, in {name} it was {meta.get(key)}: not the same run, to the bit')
+    before, now = ((m.get('cfg') or '').splitlines() for m in (meta, mine))
+    changed = difflib.unified_diff(before, now, 'checkpoint', 'now', lineterm='', n=0)
     if text := '\n'.join(list(changed)[:40]): self.logger.warning(f'the config has changed since {name}:\n{text}')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #2fa90a52
+# %% ../../nbs/05_engine/09_runner.ipynb #e1baf530
 @patch
 def prepare(self: Runner) -> None:
     "Everything before the first step: folders, seeds, weights, and the lines that say what will happen."
-    if self.train_loop is None or self.train_dataloader is None: raise ValueError('nothing to train: give train_dataloader and train_cfg')
+    if self.train_loop is None or self.train_dataloader is None:
+        raise ValueError('nothing to train: give train_dataloader and train_cfg')
     self.start()
     check_loader(self.train_dataloader)
     if self.iter == 0 and self.rng_to_restore is None: set_random_seed(self.seed, self.deterministic)
     self.load_or_resume()
-    if self.world_size > 1 and not isinstance(self.model, DistributedModel): self.model = DistributedModel(self.model, **self.distributed)
+    if self.world_size > 1 and not isinstance(self.model, DistributedModel):
+        self.model = DistributedModel(self.model, **self.distributed)
     for line in self.start_lines(): self.logger.info(line)
 
 @patch
@@ -645,7 +669,7 @@ def train(self: Runner) -> nn.Module:      # the trained model
         finally: self.close()
     return unwrap_model(self.model)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #4359a109
+# %% ../../nbs/05_engine/09_runner.ipynb #888dd089
 @contextmanager
 def interruptible(
     runner: Runner,
@@ -673,18 +697,20 @@ def stopped_by(self: Runner, error: BaseException) -> None:
         self.rng_to_restore = get_rng_state()
         path = self.save_checkpoint(self.work_dir / 'interrupted.pth')
         write_last_checkpoint(self.work_dir, path.name)
-        self.logger.warning(f'stopped at iteration {self.iter}, saved as {path.name}; train() goes on from here, and so does resume=True')
+        self.logger.warning(f'stopped at iteration {self.iter}, saved as {path.name}; train() goes on from here, '
+                            f'and so does resume=True')
     else:
         last = self.work_dir / 'last_checkpoint'
-        where = f'{last.read_text()} is whole, resume=True goes on from it' if last.exists() else 'no checkpoint had been saved'
+        where = f'resume=True goes on from {last.read_text()}' if last.exists() else 'no checkpoint had been saved'
         self.logger.error(f'training stopped at iteration {self.iter} ({type(error).__name__}); {where}')
 
 @patch
 def memory_hint(self: Runner) -> str:
     "What to do when the device's memory is full."
     each, counts = batch_size_of(self.train_dataloader) or 1, getattr(self.optim_wrapper, 'accumulative_counts', 1)
-    return (f'out of memory with {each} images a batch. batch_size={max(each // 2, 1)} with accumulative_counts={counts * 2} is the same training; '
-            f'smaller images, AmpOptimWrapper and with_cp=True need less as well')
+    return (f'out of memory with {each} images a batch. batch_size={max(each // 2, 1)} with '
+            f'accumulative_counts={counts * 2} is the same training; smaller images, AmpOptimWrapper and with_cp=True '
+            f'need less as well')
 
 # %% ../../nbs/05_engine/09_runner.ipynb #25aeb5b6
 @patch
@@ -710,8 +736,8 @@ def one_pass(self: Runner, loop: ValLoop, verb: str, name: str) -> dict[str, flo
     self.close()
     return metrics
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c675fff1
-NOT_THESE_CLASSES = ('rpn', 'semantic', 'backbone')      # in a path of a model config: `num_classes` there counts something else
+# %% ../../nbs/05_engine/09_runner.ipynb #e39f246c
+NOT_THESE_CLASSES = ('rpn', 'semantic', 'backbone')      # in a path of a model config: its num_classes counts other things
 
 def fill_num_classes(
     cfg: Any,              # a model's config; changed copies come back
@@ -720,7 +746,8 @@ def fill_num_classes(
     where: str = 'model',
 ) -> Any:
     "Every head gets the number of classes of the dataset; another number that somebody wrote is an error."
-    if isinstance(cfg, (list, tuple)): return type(cfg)(fill_num_classes(v, classes, source, f'{where}[{i}]') for i, v in enumerate(cfg))
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(fill_num_classes(v, classes, source, f'{where}[{i}]') for i, v in enumerate(cfg))
     if not isinstance(cfg, dict): return cfg
     cfg = {k: fill_num_classes(v, classes, source, f'{where}.{k}') for k, v in cfg.items()}
     K, kind = cfg.get('num_classes'), cfg.get('type')
@@ -765,7 +792,7 @@ def partial_from_cfg(
     takes = inspect.signature(kind).parameters
     return functools.partial(kind, **({k: v for k, v in defaults.items() if k in takes} | cfg))
 
-# %% ../../nbs/05_engine/09_runner.ipynb #70cb8125
+# %% ../../nbs/05_engine/09_runner.ipynb #87f95771
 def model_from_cfg(
     cfg: dict,                 # the whole config
     loaders: dict,             # name -> loader, built
@@ -776,7 +803,8 @@ def model_from_cfg(
     dataset = getattr(loader, 'dataset', None)
     meta = getattr(dataset, 'metainfo', None) or {}
     if isinstance(model, dict):
-        if meta.get('classes'): model = fill_num_classes(model, tuple(meta['classes']), f'{name}.dataset ({type(dataset).__name__})')
+        source = f'{name}.dataset ({type(dataset).__name__})'
+        if meta.get('classes'): model = fill_num_classes(model, tuple(meta['classes']), source)
         model = build(model, where='model')
         if not cfg.get('resume') and hasattr(model, 'init_weights'): init_weights(model, bool(cfg.get('load_from')))
     if meta and not getattr(model, 'dataset_meta', None): model.dataset_meta = dict(meta)
@@ -804,7 +832,7 @@ def init_weights(
         if not weights_follow: raise
         print(f'the pretrained backbone was not loaded ({e}); load_from follows')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #969946bd
+# %% ../../nbs/05_engine/09_runner.ipynb #53ee51f1
 def loops_from_cfg(cfg: dict) -> dict:
     "The loops whose data the config has."
     loops = {}
@@ -820,8 +848,9 @@ def loops_from_cfg(cfg: dict) -> dict:
 
 def hooks_from_cfg(cfg: dict) -> dict:
     "Default hooks as changed by the config, and custom hooks."
-    return dict(default_hooks={k: hook_from_cfg(v, f'default_hooks.{k}') for k, v in (cfg.get('default_hooks') or {}).items()},
-                custom_hooks=[hook_from_cfg(h, f'custom_hooks[{i}]') for i, h in enumerate(cfg.get('custom_hooks') or ())])
+    usual, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or ()
+    return dict(default_hooks={k: hook_from_cfg(v, f'default_hooks.{k}') for k, v in usual.items()},
+                custom_hooks=[hook_from_cfg(h, f'custom_hooks[{i}]') for i, h in enumerate(custom)])
 
 def hook_from_cfg(cfg: dict | Hook | None, where: str) -> Hook | None:
     "One hook; a `priority` beside its arguments is respected."
@@ -834,21 +863,26 @@ def backends_from_cfg(cfgs: list | None) -> list | None:
     "Functions from a folder to a writer."
     return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}) for c in cfgs] if cfgs else None
 
-def evaluator_from_cfg(cfg, where: str):
+def evaluator_from_cfg(
+    cfg: Any,          # a metric, a list of them, or a ready evaluator
+    where: str,        # for messages
+):
     "Metrics behind one evaluator; a ready object that can `process` and `evaluate` stays as it is."
     built = build(cfg, METRICS, where)
     if not isinstance(built, (list, tuple)) and (hasattr(built, 'metrics') or not isinstance(cfg, dict)): return built
     return locate('Evaluator')(list(built) if isinstance(built, (list, tuple)) else [built])
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a5946475
+# %% ../../nbs/05_engine/09_runner.ipynb #9a5bdd74
 def optimizer_from_cfg(cfg: dict, model: nn.Module, loader) -> dict:      # arguments of Runner
     "Optimizer, learning rate for the real batch, schedules."
     optim = build_optim_wrapper(model, cfg['optim_wrapper'])
     rule = {'enable': True} | dict(cfg['auto_scale_lr']) if cfg.get('auto_scale_lr') else None
     batch = (batch_size_of(loader) or 1) * get_world_size() * getattr(optim, 'accumulative_counts', 1)
     line, base = auto_scale_lr(optim, rule, batch), (rule or {}).get('base_batch_size')
-    if base and not rule['enable'] and base != batch: line += f' The recipe is for batches of {base}; enable=True would use {batch / base:g} times its lr.'
-    return dict(optim_wrapper=optim, lr_rule=line, param_scheduler=build_schedulers(optim, cfg.get('param_scheduler'), length_of(loader)))
+    if base and not rule['enable'] and base != batch:
+        line += f' The recipe is for batches of {base}; enable=True would use {batch / base:g} times its lr.'
+    schedules = build_schedulers(optim, cfg.get('param_scheduler'), length_of(loader))
+    return dict(optim_wrapper=optim, lr_rule=line, param_scheduler=schedules)
 
 def setup_env(
     cfg: dict = None,      # env_cfg: cudnn_benchmark, mp_cfg=dict(mp_start_method, opencv_num_threads)
@@ -864,7 +898,7 @@ def setup_env(
         import cv2
         cv2.setNumThreads(mp['opencv_num_threads'])
 
-# %% ../../nbs/05_engine/09_runner.ipynb #d9b6944a
+# %% ../../nbs/05_engine/09_runner.ipynb #c13f4d40
 def plain_cfg(
     cfg,               # a Config, or nested dicts
 ) -> dict:             # ordinary dicts
@@ -888,18 +922,25 @@ def runner_args(
     loaders = {f'{m}_dataloader': loader_from_cfg(cfg[f'{m}_dataloader'], seed, f'{m}_dataloader', m == 'train')
                for m in ('train', 'val', 'test') if cfg.get(f'{m}_dataloader')}
     model = model_from_cfg(cfg, loaders, device)
-    args = dict(model=model, seed=seed, cfg=given, device=device, deterministic=randomness.get('deterministic', False), **loaders)
+    args = dict(model=model, seed=seed, cfg=given, device=device, deterministic=randomness.get('deterministic', False),
+                **loaders)
     args |= loops_from_cfg(cfg) | hooks_from_cfg(cfg) | settings_from_cfg(cfg, given)
     args |= {f'{m}_evaluator': evaluator_from_cfg(cfg[f'{m}_evaluator'], f'{m}_evaluator')
              for m in ('val', 'test') if cfg.get(f'{m}_evaluator') and f'{m}_dataloader' in loaders}
-    if cfg.get('optim_wrapper') and 'train_dataloader' in loaders: args |= optimizer_from_cfg(cfg, model, loaders['train_dataloader'])
+    if cfg.get('optim_wrapper') and 'train_dataloader' in loaders:
+        args |= optimizer_from_cfg(cfg, model, loaders['train_dataloader'])
     return args
 
-def settings_from_cfg(cfg: dict, given) -> dict:
+def settings_from_cfg(
+    cfg: dict,         # ordinary dicts
+    given: Any,        # the config as it came
+) -> dict:
     "The rest: where to write, what to load, how to log."
     args = {k: cfg[k] for k in ('work_dir', 'load_from', 'resume', 'log_level', 'experiment_name') if cfg.get(k) is not None}
     args.setdefault('work_dir', Path('work_dirs') / Path(getattr(given, 'filename', None) or 'run').stem)
     args['vis_backends'] = backends_from_cfg(cfg.get('vis_backends') or (cfg.get('visualizer') or {}).get('vis_backends'))
-    args['distributed'] = {k: cfg[k] for k in ('find_unused_parameters', 'detect_anomalous_params', 'broadcast_buffers') if k in cfg}
-    if cfg.get('log_processor'): args['log_processor'] = build(dict(type='LogProcessor') | cfg['log_processor'], LOG_PROCESSORS, 'log_processor')
+    args['distributed'] = {k: cfg[k] for k in ('find_unused_parameters', 'detect_anomalous_params', 'broadcast_buffers')
+                           if k in cfg}
+    if cfg.get('log_processor'):
+        args['log_processor'] = build(dict(type='LogProcessor') | cfg['log_processor'], LOG_PROCESSORS, 'log_processor')
     return args

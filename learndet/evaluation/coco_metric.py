@@ -347,13 +347,13 @@ def coco_evaluate_masks(
     det_areas = rle.area(dets).astype(np.float64) if dets else np.zeros(0)
     return coco_evaluate(gt, pred, iou_of=mask_ious(dets, gts, gt.ignore), det_areas=det_areas, **options)
 
-# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #e8254e9f
+# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #8ffe47b3
 def found_share(
     gt: FlatGT,                  # N objects
     pred: FlatPredictions,       # D detections
     bboxes: np.ndarray = None,   # (D, 4) other boxes for them
     with_labels: bool = False,   # only an object's own class counts
-) -> tuple[float, np.ndarray, np.ndarray]:      # share of objects with an overlap of 0.5, and those pairs: (P,), (P,)
+) -> tuple[float, tuple]:        # share of objects with an overlap of 0.5, and those pairs: detection, object, overlap (P,)
     "How many objects have a box on them, whatever its score and, if wished, its class."
     bboxes, here = pred.bboxes if bboxes is None else bboxes, np.flatnonzero(~gt.ignore)
     K = len(gt.classes) if with_labels else 1
@@ -361,8 +361,8 @@ def found_share(
     order = here[np.argsort(keys(gt)[here], kind='stable')]
     never = np.zeros(len(order), bool)
     iou_of = lambda d, g: paired_ious(bboxes[d], gt.bboxes[order][g], never[g])
-    d, g, _ = overlapping_pairs(keys(pred), keys(gt)[order], iou_of, least=.5)
-    return len(np.unique(g)) / max(len(here), 1), d, order[g]
+    d, g, iou = overlapping_pairs(keys(pred), keys(gt)[order], iou_of, least=.5)
+    return len(np.unique(g)) / max(len(here), 1), (d, order[g], iou)
 
 def other_boxes(
     gt: FlatGT,                  # N objects
@@ -377,7 +377,10 @@ def other_boxes(
              'x and y are swapped': b[:, [1, 0, 3, 2]],
              'they are fractions of the image and not pixels': b * shapes[:, [1, 0, 1, 0]]}
     scales = {f'they are {f:.2g} times too large': b / f for f in 2. ** np.linspace(-4, 4, 129) if abs(f - 1) > .02}
-    best = max(scales, key=lambda name: found_share(gt, pred, scales[name])[0])
+    def fit(name: str) -> tuple[float, float]:                                                       # many, and tightly
+        share, (_, _, iou) = found_share(gt, pred, scales[name])
+        return share, iou.mean() if len(iou) else 0.
+    best = max(scales, key=fit)
     return {**boxes, best: scales[best]}
 
 def _some(gt: FlatGT, pred: FlatPredictions, images: int = 200, most: int = 20) -> tuple[FlatGT, FlatPredictions]:
@@ -395,9 +398,11 @@ def explain_zero(
 ) -> list[str]:                  # sentences
     "What may be the matter when nothing was found: the usual mistakes, tried out."
     if not (~gt.ignore).any(): return ['there is nothing to find: the ground truth has no objects, or only crowd regions']
+    if not len(pred) and any('negative' in note for note in pred.notes):
+        return ['no prediction is a box: x, y, width, height where corners are wanted would look like that']
     if not len(pred): return ['there are no predictions at all: is score_thr too high, or was nothing trained?']
     (gt, pred), count, best = _some(gt, pred), len(pred), pred.scores.max()
-    share, d, g = found_share(gt, pred)
+    share, (d, g, _) = found_share(gt, pred)
     if share > .2 and found_share(gt, pred, with_labels=True)[0] < share / 2:
         votes = np.zeros((len(gt.classes),) * 2, int)
         np.add.at(votes, (gt.labels[g], pred.labels[d]), 1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Evaluator', 'DumpDetResults', 'load_predictions']
 
-# %% ../../nbs/06_evaluation/03_evaluator.ipynb #4bf7268e
+# %% ../../nbs/06_evaluation/03_evaluator.ipynb #231ec0e0
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ..core.patch import patch
 from ..core.registry import METRICS
 from ..data.base_dataset import FlatGT
 from ..engine.checkpoint import load_checkpoint, save_checkpoint
-from ..engine.distributed import gather_objects, is_main_process
+from ..engine.distributed import from_plain, gather_objects, is_main_process, to_plain
 from .average_precision import BaseMetric, FlatPredictions
 
 # %% ../../nbs/06_evaluation/03_evaluator.ipynb #e8f0953e
@@ -66,7 +66,7 @@ def evaluate(self: Evaluator,
         numbers.update(found)
     return numbers
 
-# %% ../../nbs/06_evaluation/03_evaluator.ipynb #225a2914
+# %% ../../nbs/06_evaluation/03_evaluator.ipynb #27d5b87e
 class DumpDetResults(BaseMetric):
     "Keeps all predictions in a file, to be judged later."
 
@@ -89,7 +89,7 @@ def evaluate(self: DumpDetResults,
     unique = {}
     for part in gather_objects(self.results):
         for result in part: unique.setdefault(result['img_id'], result)
-    if is_main_process(): save_checkpoint(dict(predictions=list(unique.values())), self.path)
+    if is_main_process(): save_checkpoint(dict(predictions=to_plain(list(unique.values()))), self.path)
     detections = sum(len(result['bboxes']) for result in unique.values())
     print(f'{len(unique)} images with {detections} detections written to {self.path.name}')
     self.results = []
@@ -103,7 +103,7 @@ def load_predictions(
     if not isinstance(found, dict) or 'predictions' not in found:
         raise ValueError(f'{Path(path).name} holds no predictions; files of predictions are written by DumpDetResults')
     fields = lambda result: {key: value for key, value in result.items() if key != 'img_id'}
-    return [dict(img_id=result['img_id'], pred_instances=fields(result)) for result in found['predictions']]
+    return [dict(img_id=result['img_id'], pred_instances=fields(result)) for result in from_plain(found['predictions'])]
 
 @patch
 def offline_evaluate(self: Evaluator,

@@ -9,7 +9,8 @@ __all__ = ['WEIGHT_URLS', 'PYRAMID_NAMES', 'RETINANET_NAMES', 'FASTER_RCNN_NAMES
            'old_tower_names', 'convert_torchvision_retinanet', 'convert_torchvision_fasterrcnn',
            'torchvision_base_anchors']
 
-# %% ../../nbs/04_models/06_weights.ipynb #21b05236
+# %% ../../nbs/04_models/06_weights.ipynb #101f99a2
+import difflib
 import hashlib
 import os
 import pickle
@@ -18,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core.patch import patch
 
-# %% ../../nbs/04_models/06_weights.ipynb #54c5cd01
+# %% ../../nbs/04_models/06_weights.ipynb #bfaab785
 WEIGHT_URLS = {f'torchvision://{name}': f'https://download.pytorch.org/models/{file}.pth' for name, file in dict(
     resnet18='resnet18-f37072fd', resnet34='resnet34-b627a593', resnet50='resnet50-0676ba61',
     resnet101='resnet101-63fe2227', resnet152='resnet152-394f9c45', resnet50_v2='resnet50-11ad3fa6',
@@ -28,6 +28,12 @@ WEIGHT_URLS = {f'torchvision://{name}': f'https://download.pytorch.org/models/{f
     retinanet_resnet50_fpn='retinanet_resnet50_fpn_coco-eeacb38b',
     retinanet_resnet50_fpn_v2='retinanet_resnet50_fpn_v2_coco-5905b1c5',
     fasterrcnn_resnet50_fpn='fasterrcnn_resnet50_fpn_coco-258fb6c6').items()}
+WEIGHT_URLS |= {f'open-mmlab://{name}': f'https://download.openmmlab.com/pretrain/third_party/{file}.pth' for name, file in {
+    'detectron/resnet50_caffe': 'resnet50_caffe-788b5fa3', 'detectron/resnet101_caffe': 'resnet101_caffe-3ad79236',
+    'detectron2/resnet50_caffe': 'resnet50_msra-5891d200', 'detectron2/resnet101_caffe': 'resnet101_msra-6cc46731',
+    'detectron/resnet50_gn': 'resnet50_gn-9186a21c', 'detectron/resnet101_gn': 'resnet101_gn-cac0ab98',
+    'resnet18_v1c': 'resnet18_v1c-b5776b93', 'resnet50_v1c': 'resnet50_v1c-2cccc1ad',
+    'resnet101_v1c': 'resnet101_v1c-e67eebb6'}.items()}
 
 def weight_file(
     source: str,        # 'torchvision://resnet50', 'https://...', or a path
@@ -36,7 +42,8 @@ def weight_file(
     url = WEIGHT_URLS.get(source, source)
     if url.startswith(('http://', 'https://', 'file://')): return fetch_file(url, source)
     if '://' in source:
-        raise ValueError(f'no file is known for {source!r}; known: {", ".join(WEIGHT_URLS)}. Give a file or a URL')
+        near = ', '.join(difflib.get_close_matches(source, WEIGHT_URLS, 3, 0.))
+        raise ValueError(f'no file is known for {source!r}; nearest: {near}. Give a file or a URL')
     path = Path(source).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'no file {source}')
     return path

@@ -70,3 +70,7 @@ def main(
         return 1
     if f is env: print(result)
     return 0
+
+# %% ../../nbs/09_tools/03_cli.ipynb #7769cdec
+#| eval: false
+if __name__ == '__main__': sys.exit(main())

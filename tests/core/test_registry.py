@@ -154,3 +154,15 @@ def test_the_seven_old_names():
 
 def test_locate_reports_ambiguous_names():
     with pytest.raises(LookupError, match='twice, by a.b and by c.d'): locate('X', {'X': ['a.b', 'c.d']})
+
+
+def test_a_misspelt_required_argument_of_a_base_class_is_named(clean):
+    class Base:
+        def __init__(self, num_classes, in_channels=1): pass
+    class Head(Base):
+        def __init__(self, num_classes, stacked=1, **kwargs): super().__init__(num_classes, **kwargs)
+    with pytest.raises(TypeError, match=r"head.num_clases: Head has no argument 'num_clases', did you mean 'num_classes'"):
+        build(dict(type=Head, num_clases=3), where='head')
+    with pytest.raises(TypeError, match=r"head.in_chanels: .* did you mean 'in_channels'.* It takes num_classes, stacked, in_channels"):
+        build(dict(type=Head, num_classes=3, in_chanels=3), where='head')
+    assert isinstance(build(dict(type=Head, num_classes=3, in_channels=2)), Head)

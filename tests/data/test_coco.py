@@ -232,3 +232,8 @@ def test_a_hundred_thousand_annotations_stay_columns(tmp_path):
 def test_a_perfect_file_from_json_of_any_kind(tmp_path):
     Path(tmp_path, 'a.json').write_text(json.dumps(BASE), encoding='utf-16')
     assert read_json(tmp_path / 'a.json') == BASE
+
+
+def test_a_list_of_classes_is_read_as_a_tuple_and_said(load):
+    dataset = load(metainfo=dict(classes=['cat', 'dog', 'bird']))
+    assert dataset.metainfo['classes'] == ('cat', 'dog', 'bird') and 'classes is a list' in dataset.report.text()

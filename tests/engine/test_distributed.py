@@ -1,5 +1,5 @@
 "Two processes train as one, and fail as one."
-import os, subprocess, sys, time
+import os, shlex, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -13,17 +13,15 @@ from learndet.structures.instance_data import DetDataSample, InstanceData
 HERE = Path(__file__).parent
 
 
-def launch(work, tmp_path, world=2, timeout=90, **more):
-    "Run `work(tmp_path)` of this file in `world` processes, started as torchrun would; returns their outputs."
-    env = os.environ | dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(D.free_port()), WORLD_SIZE=str(world), OMP_NUM_THREADS='1') | more
-    code = f'import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_distributed as T\nT.{work}({str(tmp_path)!r})'
+def launch(work, tmp_path, world=2, timeout=120):
+    "Run `work(tmp_path)` of this file in `world` processes, by torchrun."
+    script = Path(tmp_path) / 'work.py'
+    script.write_text(f'import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_distributed as T\nT.{work}({str(tmp_path)!r})\n')
+    command = shlex.split(D.torchrun_command([str(script)], gpus=world, port=D.free_port()))
     start = time.time()
-    ranks = [subprocess.Popen([sys.executable, '-c', code], env=env | dict(RANK=str(r), LOCAL_RANK=str(r)), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True) for r in range(world)]
-    try: outs = [r.communicate(timeout=timeout) for r in ranks]
-    finally:
-        for r in ranks: r.kill()
-    return [r.returncode for r in ranks], [e for _, e in outs], time.time() - start
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', *command[1:]], capture_output=True, text=True, timeout=timeout,
+                          env=os.environ | dict(OMP_NUM_THREADS='1'))
+    return done.returncode, done.stderr, time.time() - start
 
 
 def save(tmp_path, **values): torch.save(values, Path(tmp_path) / f'rank{D.get_rank()}.pt')
@@ -32,9 +30,17 @@ def load(tmp_path, rank): return torch.load(Path(tmp_path) / f'rank{rank}.pt', w
 
 # ---- what the processes do
 
-def sums(tmp_path):
+def together(tmp_path):
+    "Everything that ends well, in one pair of processes, since starting them costs more than the work."
     torch.set_num_threads(1)
-    D.init_dist('pytorch')
+    D.init_dist('pytorch', timeout=100)
+    for work in (sums, train, unused):
+        (Path(tmp_path) / work.__name__).mkdir(exist_ok=True)
+        work(Path(tmp_path) / work.__name__)
+    D.close_dist()
+
+
+def sums(tmp_path):
     r = D.get_rank()
     p = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))]
     grads = {}
@@ -49,7 +55,6 @@ def sums(tmp_path):
          sum=D.all_reduce_dict(dict(b=torch.ones(2) * r, a=torch.tensor(r + 1))), avg=D.all_reduce_dict(dict(a=torch.tensor(1. + r)), 'mean'),
          seed=D.sync_random_seed(), given=D.sync_random_seed(5), told=D.broadcast_object(dict(a=r), 1),
          gathered=[(g['rank'], len(g['text']), g['sample'].img_path, g['sample'].ori_shape, g['sample'].gt_instances.bboxes) for g in gathered])
-    D.close_dist()
 
 
 def small_run(tmp_path, world_batch=8, **kwargs):
@@ -76,12 +81,11 @@ def small_run(tmp_path, world_batch=8, **kwargs):
 
 
 def train(tmp_path):
-    D.init_dist('pytorch')
     runner = small_run(tmp_path)
     save(tmp_path, weights=D.unwrap_model(runner.model).state_dict(), metrics=runner.metrics, log=runner.buffer.last('loss'))
     runner = small_run(tmp_path, accumulate=2)
-    save(str(Path(tmp_path) / 'acc'), weights=D.unwrap_model(runner.model).state_dict())
-    D.close_dist()
+    (tmp_path / 'acc').mkdir(exist_ok=True)
+    save(tmp_path / 'acc', weights=D.unwrap_model(runner.model).state_dict())
 
 
 def one_fails(tmp_path):
@@ -95,7 +99,6 @@ def unused(tmp_path):
     from toy import SpotNet, loader, sgd
     class Dead(SpotNet):
         def __init__(self): super().__init__(); self.dead_branch = torch.nn.Linear(2, 2)
-    D.init_dist('pytorch', timeout=600)
     model = Dead()
     data = next(iter(loader()))
     try: D.DistributedModel(model).train_step(data, sgd(model))
@@ -103,52 +106,50 @@ def unused(tmp_path):
     wrapped = D.DistributedModel(model, find_unused_parameters=True)
     for _ in range(2): out = wrapped.train_step(data, sgd(model))
     save(tmp_path, message=message, loss=float(out['loss']))
-    D.close_dist()
 
 
 # ---- what is expected of them
 
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    path = tmp_path_factory.mktemp('two')
+    code, errors, _ = launch('together', path)
+    assert code == 0, errors
+    return path
+
+
 @pytest.mark.parametrize('rank', [0, 1])
-def test_sums(tmp_path_factory, rank, _cache={}):
-    if not _cache:
-        _cache['path'] = tmp_path_factory.mktemp('sums')
-        codes, errors, _ = launch('sums', _cache['path'])
-        assert codes == [0, 0], errors
-    got = load(_cache['path'], rank)
+def test_sums(two, rank):
+    got = load(two / 'sums', rank)
     assert got['info'] == (rank, 2) and got['mean'].tolist() == [.5, 1.5] and got['alone'] == ((0, 1), 5. + rank)
     assert got['sum']['b'].tolist() == [1, 1] and got['sum']['a'] == 3 and got['avg']['a'] == 1.5
-    assert got['seed'] == load(_cache['path'], 0)['seed'] and got['given'] == 5 and got['told'] == dict(a=1)
+    assert got['seed'] == load(two / 'sums', 0)['seed'] and got['given'] == 5 and got['told'] == dict(a=1)
     for grads in got['grads'].values(): assert [g.unique().tolist() for g in grads] == [[.5], [1.5], [2.5]]
     assert [g[:4] for g in got['gathered']] == [(0, 10, '0.jpg', (4, 5)), (1, 1010, '1.jpg', (4, 5))]
     assert [g[4].shape for g in got['gathered']] == [(0, 4), (1, 4)]
 
 
-def test_two_processes_are_one_with_the_same_global_batch(tmp_path):
-    (tmp_path / 'acc').mkdir()
-    codes, errors, _ = launch('train', tmp_path)
-    assert codes == [0, 0], errors
+def test_two_processes_are_one_with_the_same_global_batch(two, tmp_path):
     alone = small_run(tmp_path / 'alone')
     for rank in (0, 1):
-        got = load(tmp_path, rank)
+        got = load(two / 'train', rank)
         for k, v in alone.model.state_dict().items(): torch.testing.assert_close(got['weights'][k], v, rtol=1e-5, atol=1e-6)
-        assert got['metrics'] == load(tmp_path, 0)['metrics']
+        assert got['metrics'] == load(two / 'train', 0)['metrics']
         assert abs(got['metrics']['error_px'] - alone.metrics['error_px']) < 1e-4
     alone = small_run(tmp_path / 'alone2', accumulate=2)
-    for k, v in alone.model.state_dict().items(): torch.testing.assert_close(load(tmp_path / 'acc', 1)['weights'][k], v, rtol=1e-5, atol=1e-6)
-    assert len(list(tmp_path.glob('epoch_*.pth'))) == 2
+    for k, v in alone.model.state_dict().items(): torch.testing.assert_close(load(two / 'train' / 'acc', 1)['weights'][k], v, rtol=1e-5, atol=1e-6)
+    assert len(list((two / 'train').glob('epoch_*.pth'))) == 2
+
+
+def test_unused_parameters_are_named(two):
+    got = load(two / 'unused', 0)
+    assert '2 parameters get no gradient' in got['message'] and 'dead_branch.weight, dead_branch.bias' in got['message'] and got['loss'] > 0
 
 
 def test_one_rank_fails_and_all_end(tmp_path):
-    codes, errors, seconds = launch('one_fails', tmp_path)
-    assert all(codes) and seconds < 45                     # 30 s, and what it takes to import torch twice
-    assert all('bad luck in rank one' in e for e in errors) and 'rank 0 stops because of that' in errors[0]
-
-
-def test_unused_parameters_are_named(tmp_path):
-    codes, errors, _ = launch('unused', tmp_path)
-    assert codes == [0, 0], errors
-    got = load(tmp_path, 0)
-    assert '2 parameters get no gradient' in got['message'] and 'dead_branch.weight, dead_branch.bias' in got['message'] and got['loss'] > 0
+    code, errors, seconds = launch('one_fails', tmp_path)
+    assert code != 0 and seconds < 60                      # 30 s, and what it takes to import torch three times
+    assert 'bad luck in rank one' in errors
 
 
 # ---- without processes

@@ -103,3 +103,52 @@ def test_examine_changes_nothing(tmp_path):
     kept = torch.load(error.path, weights_only=True)
     assert all(torch.equal(v, kept['state_dict'][k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+class LateDevice:
+    "Stands in for a GPU that answers a question only after three more have been asked."
+    def __init__(self): self.asked = 0
+
+    def ask(self, flag):
+        self.asked += 1
+        return flag.clone(), LateAnswer(self, self.asked)
+
+class LateAnswer:
+    def __init__(self, device, number): self.device, self.number = device, number
+    def query(self): return self.device.asked >= self.number + 3
+    def synchronize(self): pass
+
+
+def test_a_late_answer_names_the_right_batch_and_the_weights_have_waited(tmp_path, monkeypatch):
+    from learndet.engine import black_box
+    monkeypatch.setattr(black_box, 'ask', LateDevice().ask)
+    _, error, _, after = run(tmp_path / 'late', 'box')
+    monkeypatch.undo()
+    _, prompt, _, expected = run(tmp_path / 'prompt', 'box')
+    assert error.report == prompt.report                                                # the same step, batch and annotation
+    assert all(torch.equal(a, b) for a, b in zip(flat(after), flat(expected)))          # three steps later, nothing has moved
+
+
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
+    from learndet.engine import black_box
+    from test_runner import NoReads
+    monkeypatch.setattr(black_box, 'ask', LateDevice().ask)
+    monkeypatch.setattr(LateAnswer, 'query', lambda self: False)
+    torch.manual_seed(0)
+    model, counts = SpotNet(), []
+    optim = sgd(model)
+    optim.optimizer.param_groups[0]['fused'] = True
+    class Watch(Hook):
+        priority = 'HIGHEST'
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.mode = NoReads()
+            self.mode.__enter__()
+    class Stop(Hook):
+        priority = 'LOWEST'
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            watch.mode.__exit__(None, None, None)
+            counts.append(watch.mode.reads)
+    watch = Watch()
+    Runner(model, tmp_path, build_dataloader(Spots(24), batch_size=4), train_cfg=EpochBasedTrainLoop(2), optim_wrapper=optim, seed=0,
+           log_level='CRITICAL', default_hooks=dict(progress=None, checkpoint=None), custom_hooks=[watch, Stop()]).train()
+    assert len(counts) == 12 and sum(counts) == counts[5] + counts[11], counts          # only where the log is read

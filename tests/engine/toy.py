@@ -12,7 +12,7 @@ from learndet.structures.instance_data import DetDataSample, InstanceData
 
 class Spots(Dataset):
     "16 × 16 pictures of noise with one bright 4 × 4 square; the noise is drawn anew in every epoch."
-    metainfo = dict(classes=('spot',))
+    metainfo, seed = dict(classes=("spot",)), 0
 
     def __init__(self, n=24): self.n = n
     def __len__(self): return self.n

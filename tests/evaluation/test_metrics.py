@@ -97,7 +97,7 @@ def test_only_crowds_are_nothing_to_find(capsys):
 
 @pytest.mark.parametrize('spoil, words', [
     (lambda b, l: (b, (np.array(l) + 1) % 3), ["'cat' is called 'dog'", "'dog' is called 'bird'", 'order of classes']),
-    (lambda b, l: (np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1), l), ['width, height and not corners']),
+    (lambda b, l: (np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1), l), ['width, height']),
     (lambda b, l: (b / 100, l), ['fractions of the image']),
     (lambda b, l: (b * 2.5, l), ['2.5 times too large']),
     (lambda b, l: (b[:, [1, 0, 3, 2]] * [1, 1, 1, 1], l), ['x and y are swapped']),

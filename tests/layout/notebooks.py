@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).parents[2]
-SKIPPED = ('gpu', 'slow')                       # cells with these flags run on request only
+SKIPPED = ('gpu', 'slow', 'eval:')              # cells with these flags run on request only
 MACHINE_PATH = re.compile(r'(?<![\w.])/(work|tmp|root|home|Users|private)/[\w.-]')
 
 
@@ -27,6 +27,15 @@ def is_skipped(cell):
     return any(flag in words for words in flags for flag in SKIPPED)
 
 
+def joined(outputs):
+    "Neighbouring pieces of one stream as one output: how a print is cut up differs from run to run."
+    kept = []
+    for out in outputs:
+        if kept and out.output_type == kept[-1].output_type == 'stream' and out.name == kept[-1].name: kept[-1].text += out.text
+        else: kept.append(out)
+    return kept
+
+
 def tidy(nb):
     "The notebook as it is committed: ids from the text, no counters, no metadata."
     seen = {}
@@ -35,7 +44,7 @@ def tidy(nb):
         seen[digest] = seen.get(digest, 0) + 1
         cell.id, cell.metadata = digest if seen[digest] == 1 else f'{digest}-{seen[digest]}', {}
         if cell.cell_type != 'code': continue
-        cell.execution_count = None
+        cell.execution_count, cell.outputs = None, joined(cell.outputs)
         for out in cell.outputs:
             if 'execution_count' in out: out.execution_count = None
             if 'metadata' in out: out.metadata = {}

@@ -16,7 +16,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
 train_dataloader = dict(
-    batch_size=8, num_workers=1, persistent_workers=True, drop_last=True,
+    batch_size=2, num_workers=1, persistent_workers=True, drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True), batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(type=dataset_type, data_root=data_root, metainfo=metainfo, ann_file='train.json', data_prefix=dict(img='JPEGImages/'), pipeline=train_pipeline))
 val_dataloader = dict(

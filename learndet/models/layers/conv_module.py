@@ -7,12 +7,11 @@ __all__ = ['CONV_LAYERS', 'NORM_LAYERS', 'ACTIVATION_LAYERS', 'layer_type', 'bui
            'build_activation_layer', 'fold_norm', 'norm_folding', 'can_fold', 'conv_norm', 'ConvModule', 'folded_pairs',
            'bake_norms']
 
-# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #eb25ec4d
+# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #cabd5706
 import contextlib
 import difflib
 import inspect
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from ...core.patch import patch
 from .init import Constant, Kaiming, init_layer

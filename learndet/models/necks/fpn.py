@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['FPN', 'last_level', 'extra_source', 'check_maps', 'check_channels']
 
-# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #fdfad93c
-import torch
+# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #9282b13e
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ...core.patch import patch

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['StandardRoIHead', 'regions_to_rois']
 
-# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #e2ec6902
+# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #e192d278
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
-from ..dense_heads.anchor_head import gather_objects
+from ..dense_heads.anchor_head import gather_targets
 from ..dense_heads.rpn_head import Proposals
 from ..layers.init import BaseModule
 from .bbox_head import Shared2FCBBoxHead
@@ -44,7 +44,7 @@ class StandardRoIHead(BaseModule):
     @property
     def num_classes(self) -> int: return self.bbox_head.num_classes
 
-# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #7c198f99
+# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #8ebeb76f
 @patch
 def sample_regions(
     self: StandardRoIHead,
@@ -60,8 +60,8 @@ def sample_regions(
     sampled = self.sampler.sample(assigned)
     inds, positive, valid = sampled.select(self.sampler.num)                                       # (B, n)
     objects = sampled.gt_inds.gather(1, inds)
-    labels = torch.where(positive, gather_objects(gt.labels, objects), self.num_classes)
-    return gather_objects(bboxes, inds), labels, valid, gather_objects(gt.bboxes, objects)
+    labels = torch.where(positive, gather_targets(gt.labels, objects), self.num_classes)
+    return gather_targets(bboxes, inds), labels, valid, gather_targets(gt.bboxes, objects)
 
 # %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #5af168b1
 def regions_to_rois(

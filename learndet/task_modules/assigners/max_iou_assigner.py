@@ -44,7 +44,7 @@ class MaxIoUAssigner:
         return (f'MaxIoUAssigner(pos_iou_thr={self.pos_iou_thr}, neg_iou_thr={self.neg_iou_thr}, '
                 f'min_pos_iou={self.min_pos_iou}, match_low_quality={self.match_low_quality})')
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #961cfb57
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #8099247d
 class Overlaps:
     "The (B, G, P) matrix of overlaps, in pieces along P: kept if it is small, made anew on each pass if it is not."
     def __init__(self,
@@ -52,14 +52,17 @@ class Overlaps:
         gt_bboxes: Tensor,      # (B, G, 4) xyxy, pixels
         priors: Tensor,         # (P, 4) or (B, P, 4) xyxy, pixels
     ):
-        (B, G), P = gt_bboxes.shape[:2], priors.shape[-2]
+        self.shape = B, G, P = *gt_bboxes.shape[:2], priors.shape[-2]
         gt_bboxes, priors = (b[..., :4].mT.contiguous().mT for b in (gt_bboxes, priors))    # coordinate by coordinate
         in_cache = priors.device.type == 'cpu' and not torch.compiler.is_compiling()
         size = max((2 ** 17 if in_cache else 2 ** 25) // (B * G), 256)                       # priors in a piece
-        self.measure, self.pieces = partial(measure, gt_bboxes), priors.split(size, dim=-2)
-        self.kept = [self.measure(piece) for piece in self.pieces] if B * G * P <= 2 ** 25 else None
+        self.measure, self.parts = partial(measure, gt_bboxes), priors.split(size, dim=-2)
+        self.places = [slice(start, min(start + size, P)) for start in range(0, P, size)]
+        self.kept = [self.measure(part) for part in self.parts] if B * G * P <= 2 ** 25 else None
 
-    def __iter__(self): return iter(self.kept) if self.kept is not None else map(self.measure, self.pieces)
+    def __iter__(self):
+        "Pairs of the priors' place, a slice, and the overlaps there, (B, G, p)."
+        return zip(self.places, map(self.measure, self.parts) if self.kept is None else self.kept)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #d099e105
 def largest_number(
@@ -71,39 +74,40 @@ def largest_number(
     equal = piece.clone().eq_(wanted).float()                                                    # (B, G, p) 1. and 0.
     return equal.mul_(numbers).amax(dim=1).long()
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #b526d65f
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #c4c295e1
 def best_overlaps(
     overlaps: Overlaps,                     # pieces (B, G, p)
 ) -> tuple[Tensor, Tensor, Tensor]:         # (B, P) IoU, (B, P) its object, (B, G) IoU
     "Each prior's best IoU, the object it has it with, and each object's best IoU."
-    best, objects, gt_best = [], [], None
-    for piece in overlaps:                                                                       # (B, G, p)
-        values, most, G = piece.amax(dim=1), piece.amax(dim=2), piece.shape[1]                   # (B, p), (B, G)
-        down = torch.arange(G, 0, -1, dtype=torch.float32, device=piece.device)[:, None]         # (G, 1): the first has G
-        best.append(values)
-        objects.append((G - largest_number(piece, values[:, None], down)).clamp(max=G - 1))      # (B, p)
-        gt_best = most if gt_best is None else torch.maximum(gt_best, most)
-    return torch.cat(best, dim=1), torch.cat(objects, dim=1), gt_best
+    (B, G, P), gt_best = overlaps.shape, None
+    for here, piece in overlaps:                                                                 # (B, G, p)
+        values, most = piece.amax(dim=1), piece.amax(dim=2)                                      # (B, p), (B, G)
+        if gt_best is None:
+            best, objects, gt_best = values.new_empty(B, P), values.new_empty(B, P, dtype=torch.long), most
+            down = torch.arange(G, 0, -1, dtype=torch.float32, device=most.device)[:, None]      # (G, 1): the first has G
+        best[:, here], gt_best = values, torch.maximum(gt_best, most)
+        objects[:, here] = (G - largest_number(piece, values[:, None], down)).clamp(max=G - 1)
+    return best, objects, gt_best
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #592dde9b
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #ec371657
 def last_claim(
     overlaps: Overlaps,     # pieces (B, G, p)
     wanted: Tensor,         # (B, G) the IoU at which an object claims a prior
 ) -> Tensor:                # (B, P) long: i + 1 of the last object that claims the prior, 0 for none
     "Every object claims all priors with which it has its `wanted` IoU."
     numbers = torch.arange(1, wanted.shape[1] + 1, dtype=torch.float32, device=wanted.device)[:, None]      # (G, 1): i + 1
-    return torch.cat([largest_number(piece, wanted[..., None], numbers) for piece in overlaps], dim=1)
+    claimed = torch.empty(len(wanted), overlaps.shape[2], dtype=torch.long, device=wanted.device)           # (B, P)
+    for here, piece in overlaps: claimed[:, here] = largest_number(piece, wanted[..., None], numbers)
+    return claimed
 
 def last_first_claim(
     overlaps: Overlaps,     # pieces (B, G, p)
     wanted: Tensor,         # (B, G) the IoU at which an object claims a prior
 ) -> Tensor:                # (B, P) long: i + 1 of the last object that claims the prior, 0 for none
     "Every object claims the first prior with which it has its `wanted` IoU."
-    P, place = sum(piece.shape[-2] for piece in overlaps.pieces), 0
-    first = torch.full_like(wanted, P, dtype=torch.long)                                         # (B, G)
-    for piece in overlaps:
-        places = torch.arange(place, place + piece.shape[2], device=wanted.device)               # (p,)
-        place = place + piece.shape[2]
+    P, first = overlaps.shape[2], torch.full_like(wanted, overlaps.shape[2], dtype=torch.long)              # (B, G)
+    for here, piece in overlaps:
+        places = torch.arange(here.start, here.stop, device=wanted.device)                                  # (p,)
         first = torch.minimum(first, torch.where(piece == wanted[..., None], places, P).amin(dim=2))
     numbers = torch.where(first < P, torch.arange(1, wanted.shape[1] + 1, device=wanted.device), 0)
     return numbers.new_zeros(len(wanted), P).scatter_reduce(1, first.clamp(max=P - 1), numbers, 'amax')

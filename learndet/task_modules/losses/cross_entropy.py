@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['cross_entropy', 'binary_terms', 'binary_cross_entropy', 'mask_cross_entropy', 'CrossEntropyLoss']
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #7f56e700
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #c11e4f8d
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ...core.patch import patch
 from .reduction import WeightedLoss, in_fp32, weight_reduce_loss
 
 # %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #80f12c39

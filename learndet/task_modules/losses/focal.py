@@ -6,11 +6,10 @@
 __all__ = ['sigmoid_power', 'focal_negative', 'focal_positive', 'focal_correction', 'sigmoid_focal_loss', 'spread_weight',
            'dense_focal_loss', 'FocalLoss']
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #7f56e700
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #c11e4f8d
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ...core.patch import patch
 from .reduction import WeightedLoss, in_fp32, weight_reduce_loss
 
 # %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #82afd536
