@@ -214,7 +214,7 @@ def voc_xml(
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding='unicode') + '\n'
 
-# %% ../../nbs/00_core/04_samples.ipynb #45df49d1
+# %% ../../nbs/00_core/04_samples.ipynb #5a707aad
 README = """# data_samples
 
 Small pictures drawn by `learndet.core.samples.write_samples` (notebook `nbs/00_core/04_samples.ipynb`), with the same
@@ -227,11 +227,13 @@ Licence: CC0 1.0, public domain. Do with them what you like.
 def scene_number(
     i: int,                # counts from 0
     seed: int = 0,         # another seed, another dataset
+    min_size: float = 0.,  # no object is drawn smaller than this, pixels
 ) -> Scene:
     "Picture number i of a dataset, special ones included."
     many = i % 5 == 4
+    low, high = (8., 150.) if many else (18., 120.)
     return make_scene(seed * 1_000_003 + i, size=(256, 192) if i % 4 == 1 else (192, 256), crowd=i % 20 == 3,
-                      n=0 if i % 20 == 7 else 9 if many else None, sizes=(8., 150.) if many else (18., 120.))
+                      n=0 if i % 20 == 7 else 9 if many else None, sizes=(max(low, min_size), high))
 
 def _write_picture(folder: Path, split: str, i: int, scene: Scene) -> str:
     "Save picture i as JPEG or PNG, and its XML; the file name comes back."
@@ -248,12 +250,13 @@ def write_split(
     n: int,                # how many pictures
     first: int,            # number of the first scene; image ids begin one later
     seed: int,             # of the dataset
+    min_size: float = 0.,  # no object is drawn smaller than this, pixels
 ) -> None:
     "Draw n pictures and write them with both kinds of annotations."
     coco = dict(info=dict(description='learndet samples'), licenses=[dict(id=1, name='CC0 1.0')], images=[], annotations=[],
                 categories=[dict(id=k, name=name, supercategory='shape') for k, name in zip(CATEGORY_IDS, CLASSES)])
     for i in range(n):
-        scene = scene_number(first + i, seed)
+        scene = scene_number(first + i, seed, min_size)
         name, image_id, (H, W) = _write_picture(folder, split, i, scene), first + i + 1, scene.img.shape[:2]
         coco['images'].append(dict(id=image_id, file_name=name, height=H, width=W, license=1))
         coco['annotations'] += coco_annotations(scene, image_id, len(coco['annotations']) + 1)
@@ -268,12 +271,13 @@ def write_samples(
     n_train: int = 12,     # pictures to learn from
     n_val: int = 4,        # pictures to judge by
     seed: int = 0,         # another seed, another dataset
+    min_size: float = 0.,  # no object is drawn smaller than this, pixels: larger objects are learnt sooner
 ) -> Path:                 # the folder
     "Draw a dataset: pictures, COCO and VOC annotations, and a note about the licence."
     folder = Path(folder)
     for sub in ('JPEGImages', 'Annotations', 'ImageSets/Main'): (folder / sub).mkdir(parents=True, exist_ok=True)
-    write_split(folder, 'train', n_train, first=0, seed=seed)
-    write_split(folder, 'val', n_val, first=100_000, seed=seed)
+    write_split(folder, 'train', n_train, first=0, seed=seed, min_size=min_size)
+    write_split(folder, 'val', n_val, first=100_000, seed=seed, min_size=min_size)
     (folder / 'README.md').write_text(README)
     return folder
 

@@ -169,7 +169,7 @@ def metric_rule(
     if any(k in key.lower() for k in GREATER_KEYS): return 'greater'
     raise ValueError(f"is a large {key!r} good? Say rule='greater' or rule='less'")
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #b02c93cd
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #6b41aad4
 class CheckpointHook(Hook):
     "Saves the run at intervals, keeps the last few and the best; an older file goes only after a newer one is safe."
     priority = 'VERY_LOW'
@@ -204,7 +204,8 @@ class CheckpointHook(Hook):
         due = last or self.every_n_train_iters(runner, self.interval, self.save_begin)
         if not self.by_epoch and due: self.save(runner, runner.iter + 1)
 
-    def after_val_epoch(self, runner, metrics=None): self.save_if_best(runner, metrics or {})
+    def after_val_epoch(self, runner, metrics=None):
+        if getattr(runner, 'in_training', True): self.save_if_best(runner, metrics or {})
 
     def state_dict(self): return dict(kept=list(self.kept), best={k: list(v) for k, v in self.best.items()})
     def load_state_dict(self, state):

@@ -100,11 +100,14 @@ def call_hooks(
     for hook in hooks:
         if (method := getattr(hook, name, None)) is not None: method(runner, **kwargs)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #c02507a9
+# %% ../../nbs/05_engine/07_hooks.ipynb #b5ad79d3
 @patch
-def every_n_epochs(self: Hook, runner, n: int, start: int = 0) -> bool:
-         # True in the last of each `n` epochs that follow `start`
-    "Whether a group of `n` epochs is complete; never for n < 1."
+def every_n_epochs(self: Hook,
+    runner: Any,
+    n: int,                # epochs in a group; never for n < 1
+    start: int = 0,        # epochs before the first group
+) -> bool:
+    "Whether a group of `n` epochs is complete."
     return n > 0 and runner.epoch + 1 > start and (runner.epoch + 1 - start) % n == 0
 
 @patch

@@ -48,14 +48,13 @@ def seed_loader(
     loader.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2 ** 63)
     if isinstance(loader.sampler, torch.utils.data.RandomSampler): loader.sampler.generator = loader.generator
 
-# %% ../../nbs/05_engine/09_runner.ipynb #455c8cef
+# %% ../../nbs/05_engine/09_runner.ipynb #8577032f
 class SkippableBatches:
     "A batch sampler whose first batches can be left out, unread."
     def __init__(self, batch_sampler): self.batch_sampler, self.left_out = batch_sampler, 0
     def __len__(self) -> int: return len(self.batch_sampler)       # of a whole epoch
     def __getattr__(self, name): return getattr(self.__dict__['batch_sampler'], name)
-    def __iter__(self) -> Iterator[list]:
-             # a generator: loaders with workers ask for an iterator twice, and use the second
+    def __iter__(self) -> Iterator[list]:      # a generator: loaders with workers ask for an iterator twice, use the second
         left_out, self.left_out = self.left_out, 0
         yield from itertools.islice(iter(self.batch_sampler), left_out, None)
 
@@ -71,23 +70,22 @@ def batches_from(
     loader.batch_sampler.left_out = skip
     return iter(loader)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a74a2571
+# %% ../../nbs/05_engine/09_runner.ipynb #1e5d6112
 def prefetch(
     batches: Iterable,         # on the host
     device: torch.device,
     pinned: bool = True,       # batches are in page-locked memory; from elsewhere a copy would hold up the host
 ) -> Iterator:                 # the same batches, on the device
-    "On a GPU, copy the next batch on a stream of its own while the model works on this one."
+    "On a GPU, copy each batch on a stream of its own while the device still works on the one before."
     if torch.device(device).type != 'cuda' or not pinned:
         yield from batches
         return
-    stream, waiting = torch.cuda.Stream(device), None
-    for batch in itertools.chain(batches, [None]):
-        with torch.cuda.stream(stream): moved = None if batch is None else to_device(batch, device)
-        if waiting is not None: yield waiting
-        torch.cuda.current_stream(device).wait_stream(stream)
-        for t in tensors_in(moved): t.record_stream(torch.cuda.current_stream(device))
-        waiting = moved
+    copying, working = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    for batch in batches:                      # the step before was only queued: the device is still at work on it
+        with torch.cuda.stream(copying): batch = to_device(batch, device)
+        working.wait_stream(copying)
+        for t in tensors_in(batch): t.record_stream(working)
+        yield batch
 
 def tensors_in(data: Any) -> Iterator[Tensor]:
     "All tensors in dicts, lists and tuples."
@@ -335,7 +333,7 @@ def usual_hooks() -> dict[str, Hook]:
                 param_scheduler=ParamSchedulerHook(),
                 checkpoint=CheckpointHook(interval=1), visualization=DetVisualizationHook(), progress=ProgressBarHook())
 
-# %% ../../nbs/05_engine/09_runner.ipynb #cd7cde47
+# %% ../../nbs/05_engine/09_runner.ipynb #3a59f1fc
 class Runner:
     "Owns a model, its data and its optimizer, and runs the moments of a training around them."
     def __init__(self,
@@ -373,7 +371,7 @@ class Runner:
         self.train_dataloader, self.val_dataloader, self.test_dataloader = train_dataloader, val_dataloader, test_dataloader
         self.optim_wrapper, self.param_schedulers = optim_wrapper, list(param_scheduler or ())
         self.val_evaluator, self.test_evaluator = val_evaluator, test_evaluator
-        self.load_from, self._resume, self.resuming = load_from, resume, False
+        self.load_from, self._resume, self.resuming, self.in_training = load_from, resume, False, False
         self.mode, self.metrics, self.interrupted, self.rng_to_restore = 'train', {}, False, None
         self.buffers = dict(train=LogBuffer(), val=LogBuffer(), test=LogBuffer())
         self.log_processor = log_processor or LogProcessor(by_epoch=isinstance(train_cfg, EpochBasedTrainLoop))
@@ -609,7 +607,7 @@ def restore_rng(self: Runner) -> None:
     if self.rng_to_restore is not None: set_rng_state(self.rng_to_restore)
     self.rng_to_restore = None
 
-# %% ../../nbs/05_engine/09_runner.ipynb #11f549f3
+# %% ../../nbs/05_engine/09_runner.ipynb #0e57a0f7
 @patch
 def check_same_run(self: Runner,
     meta: dict,        # of the checkpoint
@@ -626,11 +624,11 @@ def check_same_run(self: Runner,
     for key in ('batch_size', 'epoch_length', 'seed'):
         if meta.get(key) == mine[key]: continue
         self.logger.warning(f'{key} is {mine[key]}, in {name} it was {meta.get(key)}: not the same run, to the bit')
-    before, now = ((m.get('cfg') or '').splitlines() for m in (meta, mine))
-    changed = difflib.unified_diff(before, now, 'checkpoint', 'now', lineterm='', n=0)
+    lines = lambda m: [l for l in (m.get('cfg') or '').splitlines() if not l.startswith(('resume =', 'load_from ='))]
+    changed = difflib.unified_diff(lines(meta), lines(mine), 'checkpoint', 'now', lineterm='', n=0)
     if text := '\n'.join(list(changed)[:40]): self.logger.warning(f'the config has changed since {name}:\n{text}')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #e1baf530
+# %% ../../nbs/05_engine/09_runner.ipynb #21010a61
 @patch
 def prepare(self: Runner) -> None:
     "Everything before the first step: folders, seeds, weights, and the lines that say what will happen."
@@ -658,6 +656,7 @@ def train(self: Runner) -> nn.Module:      # the trained model
     "Train from where the run is to its end."
     with fail_together():
         self.prepare()
+        self.in_training = True
         try:
             with interruptible(self):
                 self.call_hook('before_run')
@@ -666,10 +665,12 @@ def train(self: Runner) -> nn.Module:      # the trained model
         except BaseException as e:
             self.stopped_by(e)
             raise
-        finally: self.close()
+        finally:
+            self.in_training = False
+            self.close()
     return unwrap_model(self.model)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #888dd089
+# %% ../../nbs/05_engine/09_runner.ipynb #18a78c63
 @contextmanager
 def interruptible(
     runner: Runner,
@@ -691,6 +692,7 @@ def stopped_by(self: Runner, error: BaseException) -> None:
     "Leave things usable after an error, save after a Ctrl-C, and say where to go on."
     whole = isinstance(error, KeyboardInterrupt) and not self.train_loop.busy and self.world_size == 1
     self.train_loop.rewind()
+    if (bar := self.find_hook(ProgressBarHook)) is not None: bar.after_train(self)
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if isinstance(error, torch.OutOfMemoryError): self.logger.error(self.memory_hint())
     if whole:

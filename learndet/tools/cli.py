@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'comments_of', 'add_arguments', 'make_parser', 'main']
 
-# %% ../../nbs/09_tools/03_cli.ipynb #e9d92265
+# %% ../../nbs/09_tools/03_cli.ipynb #9384cf22
 import argparse
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def add_arguments(
         elif lists: parser.add_argument(flag, nargs='+', default=p.default, help=help)
         else: parser.add_argument(flag, type=next((k for k in kinds if k in (int, float)), str), default=p.default, help=help)
 
-# %% ../../nbs/09_tools/03_cli.ipynb #659c1e74
+# %% ../../nbs/09_tools/03_cli.ipynb #54dc1ff7
 COMMANDS = dict(train=commands.train, test=commands.test, predict=commands.predict, browse=commands.browse, config=commands.config,
                 env=env, tour=tour)
 
@@ -61,11 +62,12 @@ def make_parser() -> argparse.ArgumentParser:      # of the whole program
 def main(
     argv: list[str] = None,      # the words after `learndet`; those of the terminal when None
 ) -> int:                        # exit status: 0, or 1 after a user's mistake
-    "Run a command; mistakes end in one readable line, not in a stack trace."
+    "Run a command; mistakes end in one readable line, not in a stack trace (LEARNDET_TRACEBACK=1 shows it)."
     args = vars(make_parser().parse_args(argv))
     f = COMMANDS[args.pop('command')]
     try: result = f(**args)
-    except (ValueError, LookupError, OSError) as error:
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        if os.environ.get('LEARNDET_TRACEBACK'): raise
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 1
     if f is env: print(result)

@@ -134,7 +134,7 @@ def draw_detections(
     ax.figure.savefig(path, bbox_inches='tight', pad_inches=0); plt.close(ax.figure)
     return path
 
-# %% ../../nbs/09_tools/01_commands.ipynb #b85b55ef
+# %% ../../nbs/09_tools/01_commands.ipynb #3ed66741
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 def predict(
@@ -145,13 +145,14 @@ def predict(
     score_thr: float = .3,             # weaker detections are not drawn
     device: str = 'cpu',               # where the network runs
     batch_size: int = 8,               # pictures at a time
+    cfg_options: list[str] = None,     # ['key.sub=value', ...]
 ) -> list[DetDataSample]:              # one a picture, with `pred_instances`
     "Detect objects in pictures and draw them."
     files = []
     for item in map(Path, [images] if isinstance(images, (str, Path)) else images):
         files += sorted(p for p in item.rglob('*') if p.suffix.lower() in PICTURES) if item.is_dir() else [item]
     if not files: raise FileNotFoundError(f'no picture ({", ".join(PICTURES)}) in {", ".join(map(str, images))}')
-    model = init_detector(read_config(config), checkpoint, device)
+    model = init_detector(read_config(config, cfg_options), checkpoint, device)
     samples = inference_detector(model, files, batch_size)
     for path, sample in zip(files, samples): draw_detections(path, sample, model.dataset_meta['classes'], Path(out_dir), score_thr)
     return samples

@@ -81,18 +81,18 @@ def assignment_figure(
     left, _ = show_assignment(packed['inputs'].flip(0), priors.cpu(), objects.cpu(), assigned, [len(p) for p in levels])
     return left.figure
 
-# %% ../../nbs/09_tools/02_tour.ipynb #318999fa
+# %% ../../nbs/09_tools/02_tour.ipynb #73a735a9
 def tour(
     work_dir: str = 'work_dirs/tour',     # data, checkpoints, log and page go here
-    n_train: int = 240,                   # pictures to learn from
+    n_train: int = 360,                   # pictures to learn from
     n_val: int = 40,                      # pictures to judge by
-    epochs: int = 14,                     # passes over them
+    epochs: int = 13,                     # passes over them
     cfg_options: list[str] = None,        # changes to the config, ['key.sub=value', ...]
 ) -> dict[str, float]:                    # metrics on the held-out pictures
     "Make pictures, train a small detector, print COCO's twelve numbers, write a page."
     started, folder = time.time(), Path(work_dir)
     data = folder / f'data_{n_train}_{n_val}'
-    if not (data / 'val.json').exists(): write_samples(data, n_train=n_train, n_val=n_val, seed=1)
+    if not (data / 'val.json').exists(): write_samples(data, n_train=n_train, n_val=n_val, seed=1, min_size=30.)
     options = [f'{part}_dataloader.dataset.data_root={data}/' for part in ('train', 'val', 'test')]
     options += [f'train_cfg.max_epochs={epochs}', f'train_cfg.val_interval={epochs}', f'param_scheduler.1.T_max={epochs}']
     runner = train('retinanet_r18-slim_samples', work_dir=str(folder / 'run'), cfg_options=options + list(cfg_options or ()))

@@ -57,3 +57,13 @@ def test_corners_are_clockwise():
 def test_grid_and_colors():
     ax = show_grid((2, 3), (8, 4))
     assert ax.get_xlim()[1] > 24 > 8 and len(PALETTE) == 8 and len(set(class_colors(80))) == 80
+
+
+def test_as_many_colours_as_channels_are_still_one_a_box():
+    "Three or four names of colours are not one RGB(A) colour."
+    import torch
+    from matplotlib.colors import to_rgba
+    from learndet.core.draw import PALETTE, show_bboxes
+    boxes = torch.tensor([[0., 0, 9, 9]]).repeat(4, 1)
+    ax = show_bboxes(boxes, colors=PALETTE[:4])
+    assert [tuple(c) for c in ax.collections[0].get_edgecolor()] == [to_rgba(c) for c in PALETTE[:4]]

@@ -12,6 +12,7 @@ from learndet.data.samplers import DefaultSampler, build_dataloader
 from learndet.engine.black_box import NonFiniteLoss, replay
 from learndet.engine.default_hooks import EMAHook
 from learndet.engine.hooks import Hook
+from learndet.engine.optimizers import OptimWrapper
 from learndet.engine.runner import EpochBasedTrainLoop, Runner
 
 
@@ -135,20 +136,19 @@ def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(black_box, 'ask', LateDevice().ask)
     monkeypatch.setattr(LateAnswer, 'query', lambda self: False)
     torch.manual_seed(0)
-    model, counts = SpotNet(), []
-    optim = sgd(model)
-    optim.optimizer.param_groups[0]['fused'] = True
+    model, counts = SpotNet(norm=False), []
+    optim = OptimWrapper(torch.optim.SGD(model.parameters(), .05, fused=True))          # whose kernels look at the flag themselves
     class Watch(Hook):
         priority = 'HIGHEST'
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             self.mode = NoReads()
             self.mode.__enter__()
-    class Stop(Hook):
+    class Count(Hook):
         priority = 'LOWEST'
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             watch.mode.__exit__(None, None, None)
             counts.append(watch.mode.reads)
     watch = Watch()
     Runner(model, tmp_path, build_dataloader(Spots(24), batch_size=4), train_cfg=EpochBasedTrainLoop(2), optim_wrapper=optim, seed=0,
-           log_level='CRITICAL', default_hooks=dict(progress=None, checkpoint=None), custom_hooks=[watch, Stop()]).train()
+           log_level='CRITICAL', default_hooks=dict(progress=None, checkpoint=None), custom_hooks=[watch, Count()]).train()
     assert len(counts) == 12 and sum(counts) == counts[5] + counts[11], counts          # only where the log is read

@@ -189,6 +189,9 @@ def test_keeps_the_last_and_the_best(tmp_path, monkeypatch):
     deleted = [a for a in alive if a[0].startswith('epoch')]
     assert deleted == [('epoch_1.pth', 'epoch_3.pth'), ('epoch_2.pth', 'epoch_4.pth'), ('epoch_3.pth', 'epoch_5.pth')]   # after the newer one
     assert Path(find_latest_checkpoint(tmp_path)).name == 'epoch_5.pth'
+    runner.val_loop.evaluator = type('Better', (MeanError,), dict(evaluate=lambda self, size=None: dict(map=.9)))()
+    runner.val()
+    assert not (tmp_path / 'best_map_epoch_5.pth').exists()              # a validation outside of training saves nothing
 
 
 def test_metric_rules():

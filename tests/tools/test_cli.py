@@ -39,12 +39,13 @@ def test_test_and_predict_read_it(trained):
     done = learndet('test', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', '--out', 'found.pkl', '--cfg-options', *options, cwd=folder)
     assert done.returncode == 0 and (folder / 'found.pkl').exists(), done.stderr[-3000:]
     picture = sorted(Path(samples_dir(), 'JPEGImages').glob('val_*'))[0]
-    done = learndet('predict', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', picture, '--out-dir', 'vis', cwd=folder)
+    done = learndet('predict', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', picture, '--out-dir', 'vis', '--cfg-options', *options, cwd=folder)
     assert done.returncode == 0 and (folder / f'vis/{picture.stem}.png').exists(), done.stderr[-3000:]
 
 
 def test_mistakes_end_in_one_line(tmp_path):
-    done = learndet('train', 'retinanet_r18-slim_samples', '--cfg-options', 'model.bbox_head.anchor_generator.strdes=[8]', cwd=tmp_path)
+    data = [f'{part}_dataloader.dataset.data_root={samples_dir()}' for part in ('train', 'val', 'test')]
+    done = learndet('train', 'retinanet_r18-slim_samples', '--cfg-options', *data, 'model.bbox_head.anchor_generator.strdes=[8]', cwd=tmp_path)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'model.bbox_head.anchor_generator' in done.stderr and 'strides' in done.stderr          # the path and the nearest key: 5a
     done = learndet('config', 'nothing_like_this', cwd=tmp_path)

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['TwoStageDetector', 'FasterRCNN']
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #36d3c67f
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #10e31c35
 from torch import Tensor, nn
 
 from ...core.patch import patch
 from .base_detector import BaseDetector
+from ..necks.fpn import check_channels
 from ..roi_heads.standard_roi_head import regions_to_rois
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #b7aac8c0
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #578a7d10
 class TwoStageDetector(BaseDetector):
     "A region proposal network and a head that looks at its proposals."
     def __init__(
@@ -26,6 +27,7 @@ class TwoStageDetector(BaseDetector):
         init_cfg=None,
     ):
         super().__init__(data_preprocessor, init_cfg)
+        if neck is not None: check_channels(backbone, neck)
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
 
     def extract_feat(
