@@ -44,7 +44,7 @@ class StandardRoIHead(BaseModule):
     @property
     def num_classes(self) -> int: return self.bbox_head.num_classes
 
-# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #8ebeb76f
+# %% ../../../nbs/04_models/04_roi_heads/03_standard_roi_head.ipynb #d6511b53
 @patch
 def sample_regions(
     self: StandardRoIHead,
@@ -58,7 +58,7 @@ def sample_regions(
     if self.sampler.add_gt_as_proposals:
         assigned, bboxes = assigned.add_gt(gt.valid, gt.labels), torch.cat([gt.bboxes, bboxes], dim=1)
     sampled = self.sampler.sample(assigned)
-    inds, positive, valid = sampled.select(self.sampler.num)                                       # (B, n)
+    inds, positive, valid = sampled.select(min(self.sampler.num, bboxes.shape[1]))                 # (B, n)
     objects = sampled.gt_inds.gather(1, inds)
     labels = torch.where(positive, gather_targets(gt.labels, objects), self.num_classes)
     return gather_targets(bboxes, inds), labels, valid, gather_targets(gt.bboxes, objects)
