@@ -30,7 +30,7 @@ def read_scalars(
             if isinstance(value, (int, float)) and key not in ('step', 'iter', 'epoch'): curves.setdefault(key, []).append((step, value))
     return curves
 
-# %% ../../nbs/07_visualization/04_curves.ipynb #9794a8b6
+# %% ../../nbs/07_visualization/04_curves.ipynb #eb3c3425
 def show_curves(
     curves: dict | str | Path,     # as `read_scalars` gives them, or what it reads
     figsize: tuple = (8, 3),       # inches
@@ -39,6 +39,7 @@ def show_curves(
     if not isinstance(curves, dict): curves = read_scalars(curves)
     losses = {k: v for k, v in curves.items() if 'loss' in k}
     metrics = {k: v for k, v in curves.items() if '/' in k and 'loss' not in k}
+    metrics = dict(list(metrics.items())[:3])                                     # the main ones come first: mAP, mAP_50, mAP_75
     rates = {k: v for k, v in curves.items() if k in ('lr', 'base_lr')}
     panels = [(p, title) for p, title in ((losses, 'losses'), (rates, 'learning rate'), (metrics, 'metrics')) if p]
     fig, axes = plt.subplots(1, len(panels), figsize=figsize, squeeze=False, layout='constrained')
