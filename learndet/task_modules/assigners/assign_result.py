@@ -18,7 +18,7 @@ from ...core.patch import patch
 IGNORE = -1       # this prior takes no part in the loss
 NEGATIVE = 0      # this prior should find nothing; object i is i + 1
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #7b2ac4d0
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #b45a3e16
 @dataclass
 class AssignResult:
     "For every prior of a batch (or of one image, then without B) what it should find."
@@ -26,6 +26,11 @@ class AssignResult:
     max_overlaps: Tensor                # (B, P) best IoU with any object; -1 where a prior was left out
     labels: Tensor = None               # (B, P) long: class of its object, -1 where it has none; None without classes
     num_gts: Tensor = None              # (B,) long: how many objects an image really has
+    assign_metrics: Tensor = None       # (B, P) how well prior and object agree, where a rule measures more than the IoU
+
+    def __getitem__(self, b: int) -> 'AssignResult':
+        "The answers of one image of a batch."
+        return AssignResult(*(t if t is None else t[b] for t in vars(self).values()))
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #67f29e5d
 def labels_of(
@@ -38,7 +43,7 @@ def labels_of(
     table = torch.nn.functional.pad(gt_labels, (1, 0), value=-1)                                  # (B, 1 + G)
     return table.gather(-1, gt_inds.clamp(min=0))
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #73778d1e
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #c48eb26b
 @patch
 def add_gt(self: AssignResult,
     gt_valid: Tensor,                   # (B, G) bool: which objects are real and not padding
@@ -50,16 +55,16 @@ def add_gt(self: AssignResult,
     overlaps = torch.where(gt_valid, 1., -1.).to(self.max_overlaps)                               # (B, G)
     labels = self.labels
     if labels is not None: labels = torch.cat([torch.where(gt_valid, gt_labels, -1), labels], dim=-1)
-    return AssignResult(gt_inds, torch.cat([overlaps, self.max_overlaps], dim=-1), labels, self.num_gts)
+    metrics = None if self.assign_metrics is None else torch.cat([overlaps.clamp(min=0), self.assign_metrics], dim=-1)
+    return AssignResult(gt_inds, torch.cat([overlaps, self.max_overlaps], dim=-1), labels, self.num_gts, metrics)
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #3a287861
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #62d05b2b
 @patch
 def to(self: AssignResult,
     device: torch.device,
 ) -> AssignResult:
     "The same answers on another device."
-    return AssignResult(*(t.to(device) if torch.is_tensor(t) else t
-                          for t in (self.gt_inds, self.max_overlaps, self.labels, self.num_gts)))
+    return AssignResult(*(t.to(device) if torch.is_tensor(t) else t for t in vars(self).values()))
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #e19ba7a8
 @dataclass
