@@ -100,10 +100,10 @@ def best_claim(
     first = pairs.new_full((B, num_priors), G + 1).scatter_reduce(1, pairs, torch.where(wins, numbers, G + 1), 'amin')
     return torch.where(first <= G, first, NEGATIVE), torch.where(first <= G, best, 0.)
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #86eca6a4
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #c746856d
 class PairAssigner:
     "What rules over pairs of a prior and an object share; a rule brings `match` and `explain`."
-    ignore_iof_thr, ignore_wrt_candidates = -1, True
+    ignore_iof_thr, ignore_wrt_candidates, has_metrics = -1, True, False
     region_overlap, left_out = MaxIoUAssigner.region_overlap, MaxIoUAssigner.left_out
 
     def extent(self, priors: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class PairAssigner:
         "(B, P) codes, (B, P) overlaps, (B, P) metrics or None, and the numbers that a trace keeps, all with B in front."
         raise NotImplementedError(f'{type(self).__name__} has no match(priors, gt_bboxes, gt_labels, gt_valid, takes_part)')
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #842da02f
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #2ae322dd
 @patch
 def assign(self: PairAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4): what the rule takes, pixels
@@ -156,7 +156,8 @@ def assign_batch(self: PairAssigner,
     if priors.dim() == 3 and len(priors) != B:
         raise ValueError(f'priors {tuple(priors.shape)} and objects {tuple(gt_bboxes.shape)} are of different batches')
     num_gts = torch.full((B,), G, device=device) if gt_valid is None else gt_valid.sum(dim=1)
-    codes, overlaps, metrics, numbers = torch.zeros(B, P, dtype=torch.long, device=device), priors.new_zeros(B, P), None, {}
+    codes, overlaps, numbers = torch.zeros(B, P, dtype=torch.long, device=device), priors.new_zeros(B, P), {}
+    metrics = overlaps if self.has_metrics else None
     if P > 0:
         out = self.left_out(self.extent(priors), gt_bboxes_ignore, ignore_valid, prior_valid)
         out = torch.zeros(B, P, dtype=torch.bool, device=device) if out is None else out
