@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['box_centers', 'take_rows', 'nearest_priors', 'nearest_of_levels', 'mean_and_std', 'depth_inside', 'best_claim',
-           'PairAssigner', 'full_objects', 'full_precision', 'with_batch', 'ATSSAssigner', 'first_of', 'as_table',
-           'reason_left_out', 'ATSSTrace']
+           'PairAssigner', 'full_objects', 'at_least_one', 'full_precision', 'with_batch', 'ATSSAssigner', 'first_of',
+           'as_table', 'reason_left_out', 'ATSSTrace']
 
 # %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #71d39843
 from dataclasses import dataclass
@@ -121,7 +121,7 @@ class PairAssigner:
         "(B, P) codes, (B, P) overlaps, (B, P) metrics or None, and the numbers that a trace keeps, all with B in front."
         raise NotImplementedError(f'{type(self).__name__} has no match(priors, gt_bboxes, gt_labels, gt_valid, takes_part)')
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #2ae322dd
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #25c6f04b
 @patch
 def assign(self: PairAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4): what the rule takes, pixels
@@ -174,14 +174,19 @@ def full_objects(
 ) -> tuple[Tensor, Tensor | None, Tensor]:      # the same with flags and G >= 1
     "The objects as a rule sees them: where there are none, one that does not count."
     if gt_valid is None: gt_valid = torch.ones(gt_bboxes.shape[:2], dtype=torch.bool, device=gt_bboxes.device)
-    if gt_bboxes.shape[1] > 0: return gt_bboxes.float(), gt_labels, gt_valid
-    one = lambda t: t.new_zeros(t.shape[0], 1, *t.shape[2:])
-    return one(gt_bboxes).float(), None if gt_labels is None else one(gt_labels), one(gt_valid)
+    return at_least_one(gt_bboxes).float(), at_least_one(gt_labels), at_least_one(gt_valid)
+
+def at_least_one(
+    rows: Tensor | None,            # (B, G, ...)
+) -> Tensor | None:                 # (B, 1, ...) zeros where G was 0
+    "One row where there is none."
+    return rows if rows is None or rows.shape[1] > 0 else rows.new_zeros(rows.shape[0], 1, *rows.shape[2:])
 
 def full_precision(
     more: dict[str, Any],           # predictions, by name
 ) -> dict[str, Any]:
-    "Half precision is for layers: costs and overlaps are float32."
+    "Half precision is for layers: costs and overlaps are float32. What comes with an object has at least one row, too."
+    more = {name: at_least_one(t) if torch.is_tensor(t) and t.dim() > 1 else t for name, t in more.items()}
     return {name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t for name, t in more.items()}
 
 def with_batch(

@@ -39,7 +39,7 @@ def center_of_mass(
     x, y = ((line * torch.arange(line.shape[-1], device=masks.device)).sum(-1) for line in (columns, rows))
     return torch.stack([x, y], dim=-1) / mass.clamp(min=1)[..., None], mass > 0
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #f394dee7
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #5e2c9390
 class DynamicSoftLabelAssigner(PairAssigner):
     "SimOTA with IoUs for labels and a soft centre (RTMDet, sec. 3.3)."
     last_rule = 'conflict'
@@ -72,7 +72,7 @@ def match(self: DynamicSoftLabelAssigner,
     points, may = priors[:, None, :, :2], gt_valid[..., None] & takes_part[:, None]                # (B, 1, P, 2), (B, G, P)
     candidate = (depth_inside(points, gt_bboxes[:, :, None]) > 0) & may
     overlaps = self.iou_calculator(gt_bboxes, bbox_preds)                                          # (B, G, P)
-    middle = box_centers(gt_bboxes) if gt_masks is None or gt_masks.shape[1] == 0 else self.middle(gt_bboxes, gt_masks)
+    middle = box_centers(gt_bboxes) if gt_masks is None else self.middle(gt_bboxes, gt_masks)
     distance = (points - middle[:, :, None]).square().sum(-1).sqrt() / priors[:, None, :, 2]       # strides
     costs = {'class': soft_class_cost(cls_scores, gt_labels, overlaps), 'iou': -(overlaps + 1e-7).log() * self.iou_weight,
              'center': 10 ** (distance - self.soft_center_radius).clamp(max=30)}
