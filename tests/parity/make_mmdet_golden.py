@@ -17,7 +17,8 @@ def main(part):
     cases = importlib.import_module(cases)
     library = cases.theirs()
     golden = {name: [cases.fingerprint(run(library, seed)) for seed in range(CASES)] for name, run in cases.COMPONENTS.items()}
-    lines = [f' {json.dumps(name)}: [\n' + ',\n'.join('  ' + json.dumps(case, separators=(',', ':')) for case in seeds) + ']' for name, seeds in golden.items()]
+    lines = [f' {json.dumps(name)}: [\n' + ',\n'.join('  ' + json.dumps(case, separators=(',', ':')) for case in seeds) + ']'
+             for name, seeds in golden.items()]
     (Path(__file__).parent / file).write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
     print(file, {name: len(seeds) for name, seeds in golden.items()})
 

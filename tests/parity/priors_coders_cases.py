@@ -62,7 +62,8 @@ def anchor_options(rng, L):
     scales = rng.choice([dict(scales=[8]), dict(scales=[2., 3.5]), dict(octave_base_scale=4, scales_per_octave=3)])
     where = rng.choice([{}, dict(center_offset=.5), dict(centers=[(rng.uniform(0, 9), 3.) for _ in range(L)])])
     sizes = rng.choice([{}, dict(base_sizes=[rng.uniform(3, 40) for _ in range(L)])])
-    return dict(strides=strides(rng, L), ratios=rng.choice([[1.], [.5, 1., 2.], [.3, 4.]]), scale_major=rng.random() < .6, **scales, **where, **sizes)
+    return dict(strides=strides(rng, L), ratios=rng.choice([[1.], [.5, 1., 2.], [.3, 4.]]), scale_major=rng.random() < .6,
+                **scales, **where, **sizes)
 
 
 def everything(lib, rng, generator, L):
@@ -75,7 +76,8 @@ def everything(lib, rng, generator, L):
     sparse = generator.sparse_priors(idxs, sizes[level], level, **more)
     if lib.theirs: flags = torch.stack([torch.cat(generator.valid_flags(sizes, shape, device='cpu')) for shape in shapes])
     else: flags = generator.valid_flags(sizes, torch.tensor(shapes))
-    return [*priors, sparse, flags.float(), torch.tensor(generator.num_base_priors), torch.tensor(generator.num_levels)], sizes, shapes, flags
+    counts = torch.tensor(generator.num_base_priors), torch.tensor(generator.num_levels)
+    return [*priors, sparse, flags.float(), *counts], sizes, shapes, flags
 
 
 def inside(lib, rng, generator, priors, shapes, flags):
@@ -91,18 +93,23 @@ def anchors(lib, seed, name='AnchorGenerator'):
     return [*generator.base_anchors, *out, inside(lib, rng, generator, torch.cat(out[:L]), shapes, flags)]
 
 
+PUBLISHED = [(300, (.15, .9), 6), (300, (.2, .9), 6), (512, (.1, .9), 7), (512, (.15, .9), 7)]      # SSD's picture, shares, maps
+
+
 def legacy_anchors(lib, seed): return anchors(lib, seed, 'LegacyAnchorGenerator')
 
 
 def ssd(lib, seed):
     rng, L = random.Random(seed), seed % 3 + 3
-    ratios, published = [rng.choice([[2], [2, 3], [1.5]]) for _ in range(L)], [(300, (.15, .9), 6), (300, (.2, .9), 6), (512, (.1, .9), 7), (512, (.15, .9), 7)]
+    ratios = [rng.choice([[2], [2, 3], [1.5]]) for _ in range(L)]
     if seed % 2:
         low = [rng.uniform(5, 60) for _ in range(L)]
-        options = dict(strides=strides(rng, L), ratios=ratios, min_sizes=low, max_sizes=[a * rng.uniform(1.1, 3) for a in low], scale_major=rng.random() < .2)
+        options = dict(strides=strides(rng, L), ratios=ratios, min_sizes=low, max_sizes=[a * rng.uniform(1.1, 3) for a in low],
+                       scale_major=rng.random() < .2)
     else:
-        side, shares, L = published[seed // 2 % 4]
-        options = dict(strides=[8, 16, 32, 64, 100, 200, 300][:L], ratios=[[2]] * L, input_size=side, basesize_ratio_range=shares, scale_major=False)
+        side, shares, L = PUBLISHED[seed // 2 % 4]
+        options = dict(strides=[8, 16, 32, 64, 100, 200, 300][:L], ratios=[[2]] * L, input_size=side, basesize_ratio_range=shares,
+                       scale_major=False)
     generator = lib.SSDAnchorGenerator(**options)
     out, sizes, shapes, flags = everything(lib, rng, generator, L)
     return [*generator.base_anchors, *out, inside(lib, rng, generator, torch.cat(out[:L]), shapes, flags)]
@@ -110,18 +117,21 @@ def ssd(lib, seed):
 
 def legacy_ssd(lib, seed):
     rng = random.Random(seed)
-    side, shares, L = [(300, (.15, .9), 6), (300, (.2, .9), 6), (512, (.1, .9), 7), (512, (.15, .9), 7)][seed % 4]
-    generator = lib.LegacySSDAnchorGenerator([rng.randint(4, 60) for _ in range(L)], [rng.choice([[2], [2, 3]]) for _ in range(L)], shares, side, False)
+    side, shares, L = PUBLISHED[seed % 4]
+    where, ratios = [rng.randint(4, 60) for _ in range(L)], [rng.choice([[2], [2, 3]]) for _ in range(L)]
+    generator = lib.LegacySSDAnchorGenerator(where, ratios, shares, side, False)
     return [*generator.base_anchors, *everything(lib, rng, generator, L)[0]]
 
 
 def yolo_anchors(lib, seed):
     rng, L, A = random.Random(seed), seed % 3 + 1, seed % 4 + 1
-    generator = lib.YOLOAnchorGenerator(strides(rng, L)[::-1], [[(rng.randint(3, 90), rng.randint(3, 90)) for _ in range(A)] for _ in range(L)])
+    where = strides(rng, L)[::-1]
+    generator = lib.YOLOAnchorGenerator(where, [[(rng.randint(3, 90), rng.randint(3, 90)) for _ in range(A)] for _ in range(L)])
     out, sizes, shapes, flags = everything(lib, rng, generator, L)
     gts = boxes(rng, count(rng), 4)[..., 0, :].clamp(0, 190)
     sizes = [(int(200 // sy) + 1, int(200 // sx) + 1) for sx, sy in generator.strides]            # all middles inside
-    if lib.theirs: found = torch.cat(lib.YOLOV3Head.responsible_flags(SimpleNamespace(num_levels=L, prior_generator=generator), sizes, gts, 'cpu'))
+    head = SimpleNamespace(num_levels=L, prior_generator=generator)                                # all that the method asks for
+    if lib.theirs: found = torch.cat(lib.YOLOV3Head.responsible_flags(head, sizes, gts, 'cpu'))
     else: found = generator.responsible_flags(sizes, gts)
     return [*generator.base_anchors, *out, inside(lib, rng, generator, torch.cat(out[:L]), shapes, flags), found.float()]
 
@@ -137,14 +147,16 @@ def single_points(lib, seed):
     rng = random.Random(seed)
     (size,), stride = maps(rng, 1), rng.choice([4, 16, 7])
     valid = tuple(rng.randint(0, n) for n in size)
-    return [lib.PointGenerator().grid_points(size, stride, device='cpu'), lib.PointGenerator().valid_flags(size, valid, device='cpu').float()]
+    generator = lib.PointGenerator()
+    return [generator.grid_points(size, stride, device='cpu'), generator.valid_flags(size, valid, device='cpu').float()]
 
 
 def deltas(lib, seed, name='DeltaXYWHBBoxCoder'):
     rng, K = random.Random(seed), seed % 3 + 1
     n, stds = count(rng), rng.choice([(1., 1., 1., 1.), (.1, .1, .2, .2), (.033, .033, .067, .067)])
     options = dict(target_means=(0., .1, 0., -.1) if rng.random() < .5 else (0.,) * 4, target_stds=stds)
-    if name != 'LegacyDeltaXYWHBBoxCoder': options.update(clip_border=rng.random() < .7, add_ctr_clamp=rng.random() < .3, ctr_clamp=rng.choice([16, 32]))
+    if name != 'LegacyDeltaXYWHBBoxCoder':
+        options.update(clip_border=rng.random() < .7, add_ctr_clamp=rng.random() < .3, ctr_clamp=rng.choice([16, 32]))
     coder, priors = getattr(lib, name)(**options), boxes(rng, n, degenerate=seed % 2)
     gts = boxes(rng, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0)
     said, shape = normal(rng, n, K * 4, scale=rng.choice([.5, 3.])), border(rng)
@@ -163,14 +175,15 @@ def distances(lib, seed):
     coder, where = lib.DistancePointBBoxCoder(clip_border=rng.random() < .7), boxes(rng, B, n)[..., :2]
     gts, said = boxes(rng, B, n, degenerate=seed % 2, inverted=seed % 5 == 0), normal(rng, B, n, 4, scale=60.)
     limit = rng.choice([{}, dict(max_dis=16.), dict(max_dis=50., eps=.01)])
-    return [coder.encode(where, gts, **limit), coder.decode(where, said, borders(rng, B)), coder.decode(where[0], said[0].clone(), border(rng)),
-            coder.encode(where[0, :0], gts[0, :0])]
+    return [coder.encode(where, gts, **limit), coder.decode(where, said, borders(rng, B)),
+            coder.decode(where[0], said[0].clone(), border(rng)), coder.encode(where[0, :0], gts[0, :0])]
 
 
 def tblr(lib, seed):
     rng, n, B = random.Random(seed), 3 + seed % 5, seed % 3 + 1
     coder = lib.TBLRBBoxCoder(rng.choice([4., 1., [1., 2., 3., 4.]]), clip_border=rng.random() < .7)
-    priors, gts, said = boxes(rng, B, n, degenerate=seed % 2), boxes(rng, B, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0), normal(rng, B, n, 4)
+    priors, said = boxes(rng, B, n, degenerate=seed % 2), normal(rng, B, n, 4)
+    gts = boxes(rng, B, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0)
     return [coder.encode(priors[0], gts[0]), coder.decode(priors, said, borders(rng, B)), coder.decode(priors[0], said[0], border(rng)),
             coder.encode(priors[0, :0], gts[0, :0])]
 
@@ -178,7 +191,8 @@ def tblr(lib, seed):
 def yolo_codes(lib, seed):
     rng = random.Random(seed)
     n, coder = count(rng), lib.YOLOBBoxCoder(rng.choice([1e-6, 1e-3]))
-    priors, gts, said = boxes(rng, n, degenerate=seed % 2), boxes(rng, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0), normal(rng, n, 4)
+    priors, said = boxes(rng, n, degenerate=seed % 2), normal(rng, n, 4)
+    gts = boxes(rng, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0)
     stride = rng.choice([8, torch.tensor([rng.choice([8., 16., 32.]) for _ in range(n)])])
     column = stride[:, None] if lib.theirs and torch.is_tensor(stride) else stride                # theirs: (P,) there, (P, 1) back
     return [coder.encode(priors, gts, stride), coder.decode(priors, torch.cat([said[:, :2].sigmoid(), said[:, 2:]], 1), column)]
@@ -188,11 +202,12 @@ def buckets(lib, seed):
     rng = random.Random(seed)
     n, num = rng.choice([1, 2, 7, 20]), rng.choice([3, 4, 7, 14])                                 # theirs cannot do without any prior
     S = (num + 1) // 2
-    coder = lib.BucketingBBoxCoder(num, rng.choice([1., 1.7, 3.]), offset_topk=rng.choice([1, 2]), offset_upperbound=rng.choice([1., .6]),
+    coder = lib.BucketingBBoxCoder(num, rng.choice([1., 1.7, 3.]), rng.choice([1, 2]), offset_upperbound=rng.choice([1., .6]),
                                    cls_ignore_neighbor=rng.random() < .7, clip_border=rng.random() < .7)
-    priors = boxes(rng, n) + torch.tensor([-4., -4, 4, 4])                                        # buckets of hundredths of a pixel: only rounding
+    priors = boxes(rng, n) + torch.tensor([-4., -4, 4, 4])    # buckets of hundredths of a pixel: only rounding
     gts = boxes(rng, n, degenerate=seed % 3 == 0, inverted=seed % 5 == 0)
-    return [*coder.encode(priors, gts), *coder.decode(boxes(rng, n, degenerate=seed % 2), (normal(rng, n, 4 * S, scale=3.), normal(rng, n, 4 * S)), border(rng))]
+    said = normal(rng, n, 4 * S, scale=3.), normal(rng, n, 4 * S)
+    return [*coder.encode(priors, gts), *coder.decode(boxes(rng, n, degenerate=seed % 2), said, border(rng))]
 
 
 def pseudo(lib, seed):
@@ -201,9 +216,9 @@ def pseudo(lib, seed):
     return [lib.PseudoBBoxCoder().encode(priors, gts), lib.PseudoBBoxCoder().decode(priors, gts)]
 
 
-COMPONENTS = dict(AnchorGenerator=anchors, LegacyAnchorGenerator=legacy_anchors, SSDAnchorGenerator=ssd, LegacySSDAnchorGenerator=legacy_ssd,
-                  YOLOAnchorGenerator=yolo_anchors, MlvlPointGenerator=points, PointGenerator=single_points, DeltaXYWHBBoxCoder=deltas,
-                  LegacyDeltaXYWHBBoxCoder=legacy_deltas, DeltaXYWHBBoxCoderForGLIP=glip_deltas, DistancePointBBoxCoder=distances,
+COMPONENTS = dict(AnchorGenerator=anchors, LegacyAnchorGenerator=legacy_anchors, SSDAnchorGenerator=ssd,
+                  LegacySSDAnchorGenerator=legacy_ssd, YOLOAnchorGenerator=yolo_anchors, MlvlPointGenerator=points, PointGenerator=single_points,
+                  DeltaXYWHBBoxCoder=deltas, LegacyDeltaXYWHBBoxCoder=legacy_deltas, DeltaXYWHBBoxCoderForGLIP=glip_deltas, DistancePointBBoxCoder=distances,
                   TBLRBBoxCoder=tblr, YOLOBBoxCoder=yolo_codes, BucketingBBoxCoder=buckets, PseudoBBoxCoder=pseudo)
 
 

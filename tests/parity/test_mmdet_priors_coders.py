@@ -18,7 +18,8 @@ GOLDEN = json.loads((Path(__file__).parent / 'golden_priors_coders.json').read_t
 pytestmark = pytest.mark.filterwarnings('ignore')           # of scale_major=True, and of MMDetection's own
 
 
-@pytest.mark.skipif(not mmdet_reference.available(), reason='LEARNDET_MMDET names no folder with MMDetection 3.3; its stored numbers are compared instead')
+@pytest.mark.skipif(not mmdet_reference.available(),
+                    reason='LEARNDET_MMDET names no folder with MMDetection 3.3; its stored numbers are compared instead')
 @pytest.mark.parametrize('name', COMPONENTS)
 def test_equal_to_mmdetection(name):
     mine, other = ours(), theirs()

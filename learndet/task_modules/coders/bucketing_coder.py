@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.patch import patch
 from .delta_xywh_coder import center_and_size, clip_to
 
-# %% ../../../nbs/03_task_modules/01_coders/04_bucketing_coder.ipynb #6bc5f242
+# %% ../../../nbs/03_task_modules/01_coders/04_bucketing_coder.ipynb #adc9e7e9
 class BucketingBBoxCoder:
     "Each side of a box as the nearest of S lines and an offset from it (SABL, sec. 3.2)."
     encode_size = 4                             # sides of a box
@@ -29,7 +29,8 @@ class BucketingBBoxCoder:
         use_box_type: bool = False,             # accepted for MMDetection's configs: boxes are tensors here
     ):
         self.num_buckets, self.scale_factor, self.side_num = num_buckets, scale_factor, math.ceil(num_buckets / 2)
-        if self.side_num < 2: raise ValueError(f'num_buckets is 3 or more, so that a side has two to choose from; got {num_buckets}')
+        if self.side_num < 2:
+            raise ValueError(f'num_buckets is 3 or more, so that a side has two to choose from; got {num_buckets}')
         if not 1 <= offset_topk <= self.side_num: raise ValueError(f'offset_topk is 1 to {self.side_num}, got {offset_topk}')
         self.offset_topk, self.offset_upperbound = offset_topk, offset_upperbound
         self.cls_ignore_neighbor, self.clip_border = cls_ignore_neighbor, clip_border

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.patch import patch
 from .delta_xywh_coder import clip_to
 
-# %% ../../../nbs/03_task_modules/01_coders/01_distance_point_coder.ipynb #0bdce04d
+# %% ../../../nbs/03_task_modules/01_coders/01_distance_point_coder.ipynb #6ca12295
 class DistancePointBBoxCoder:
     "A box as the distances of its four sides from a point (FCOS, eq. 1)."
     encode_size = 4                         # numbers a box is coded in
@@ -29,7 +29,7 @@ def point_xy(
     points: Tensor,             # (..., 2) x, y, pixels
 ) -> tuple[Tensor, Tensor]:     # x and y, each (...)
     "The two coordinates of points, as two tensors."
-    if points.shape[-1] != 2: raise ValueError(f'points end in 2, got {tuple(points.shape)}; take [..., :2] of points with strides')
+    if points.shape[-1] != 2: raise ValueError(f'points end in 2, got {tuple(points.shape)}; take [..., :2] where strides follow')
     return points.float().unbind(-1)
 
 # %% ../../../nbs/03_task_modules/01_coders/01_distance_point_coder.ipynb #a22570fa

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.patch import patch
 from .anchor_generator import make_once, single_level_grid_priors, stride_pairs, valid_cells
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #adb6e748
+# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #17b36b53
 class MlvlPointGenerator:
     "One point in every cell of every level (FCOS, sec. 3.1)."
     def __init__(self,
@@ -39,9 +39,10 @@ class MlvlPointGenerator:
     @property
     def num_base_priors(self) -> list[int]: return [1] * len(self.strides)
 
-    def __repr__(self): return f'MlvlPointGenerator(strides={[s[0] if s[0] == s[1] else s for s in self.strides]}, offset={self.offset})'
+    def __repr__(self):
+        return f'MlvlPointGenerator(strides={[s[0] if s[0] == s[1] else s for s in self.strides]}, offset={self.offset})'
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #9d09976c
+# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #d526e716
 @patch
 def grid_priors(self: MlvlPointGenerator,
     featmap_sizes: list[tuple[int, int]],   # L pairs (H, W), cells
@@ -49,7 +50,8 @@ def grid_priors(self: MlvlPointGenerator,
     with_stride: bool = False,              # append the size of the cell
 ) -> list[Tensor]:                          # L × (H·W, 2 or 4), pixels; shared: do not change them in place
     "Every point of every level, in the order of the strides."
-    if len(featmap_sizes) != len(self.strides): raise ValueError(f'{len(featmap_sizes)} feature maps for {len(self.strides)} strides')
+    if len(featmap_sizes) != len(self.strides):
+        raise ValueError(f'{len(featmap_sizes)} feature maps for {len(self.strides)} strides')
     return make_once(self._kept, (tuple(map(tuple, featmap_sizes)), str(device), with_stride), lambda: [
         self.single_level_grid_priors(size, level, device, with_stride) for level, size in enumerate(featmap_sizes)])
 
@@ -89,7 +91,7 @@ def sparse_priors(self: MlvlPointGenerator,
     (H, W), (sx, sy) = featmap_size, self.strides[level_idx]
     return torch.stack([(prior_idxs % W + self.offset) * sx, (prior_idxs // W % H + self.offset) * sy], dim=-1).float()
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #c936444f
+# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #14f08c09
 class PointGenerator:
     "The points of one level with their stride, corner by corner (RepPoints)."
     def grid_points(self,
@@ -106,5 +108,6 @@ class PointGenerator:
         device: torch.device = 'cpu',
     ) -> Tensor:                            # (H·W,) bool
         "Which cells lie in the first rows and columns."
-        if any(v > n for v, n in zip(valid_size, featmap_size)): raise ValueError(f'{valid_size} valid cells in a map of {featmap_size}')
+        if any(v > n for v, n in zip(valid_size, featmap_size)):
+            raise ValueError(f'{valid_size} valid cells in a map of {featmap_size}')
         return valid_cells(featmap_size, (1, 1), 1, torch.tensor([valid_size], device=device))[0]

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['FINEST_SHARE', 'ssd_sizes', 'ssd_ratios', 'ssd_keep', 'SSDAnchorGenerator', 'LegacySSDAnchorGenerator']
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/01_ssd_anchor_generator.ipynb #5ca4a2b7
+# %% ../../../nbs/03_task_modules/00_prior_generators/01_ssd_anchor_generator.ipynb #b95ac758
 import math
 import warnings
 
 from torch import Tensor
 
-from .anchor_generator import AnchorGenerator, base_anchors, legacy_base_anchors, stride_pairs
+from .anchor_generator import (AnchorGenerator, base_anchors, legacy_base_anchors,
+                                                                      stride_pairs)
 
 # %% ../../../nbs/03_task_modules/00_prior_generators/01_ssd_anchor_generator.ipynb #5a5dd48e
 FINEST_SHARE = {(300, .15): 7, (300, .2): 10, (512, .1): 4, (512, .15): 7}     # (picture, smallest share) -> percent
@@ -45,7 +46,7 @@ def ssd_keep(
     "Which boxes SSD keeps: the small square, the large one, then every long shape of the small one."
     return [0, num_ratios, *range(1, num_ratios)]
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/01_ssd_anchor_generator.ipynb #cec0fe8a
+# %% ../../../nbs/03_task_modules/00_prior_generators/01_ssd_anchor_generator.ipynb #720587fc
 class SSDAnchorGenerator(AnchorGenerator):
     "Two squares and a few long boxes in every cell, sizes by hand or as published (SSD, sec. 2.2)."
     extra = 0.                                                  # pixels by which a cell ends early
@@ -64,10 +65,12 @@ class SSDAnchorGenerator(AnchorGenerator):
         if min_sizes is None: min_sizes, max_sizes = ssd_sizes(len(strides), input_size, basesize_ratio_range)
         for name, values in dict(ratios=ratios, min_sizes=min_sizes, max_sizes=max_sizes).items():
             if len(values) != len(strides): raise ValueError(f'{len(values)} {name} for {len(strides)} strides')
-        if scale_major: warnings.warn("SSD's boxes are those of scale_major=False; True keeps other boxes, as MMDetection's default does")
+        if scale_major:
+            warnings.warn("SSD's boxes are those of scale_major=False; True keeps other boxes, as MMDetection's default does")
         self.min_sizes, self.max_sizes = list(min_sizes), list(max_sizes)
-        super().__init__(strides, [ssd_ratios(r) for r in ratios], [[1., math.sqrt(b / a)] for a, b in zip(min_sizes, max_sizes)],
-                         self.min_sizes, scale_major, centers=[tuple((s - self.extra) / 2 for s in pair) for pair in stride_pairs(strides)])
+        centers = [((sx - self.extra) / 2, (sy - self.extra) / 2) for sx, sy in stride_pairs(strides)]
+        scales = [[1., math.sqrt(b / a)] for a, b in zip(min_sizes, max_sizes)]                     # L × 2
+        super().__init__(strides, [ssd_ratios(r) for r in ratios], scales, self.min_sizes, scale_major, centers=centers)
 
     def level_anchors(self, level: int) -> Tensor:
         make = legacy_base_anchors if self.extra else base_anchors
