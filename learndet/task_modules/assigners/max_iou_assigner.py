@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaxIoUAssigner', 'Overlaps', 'largest_number', 'best_overlaps', 'last_claim', 'last_first_claim', 'MaxIoUTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #02ab398a
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #11d87bc2
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
 from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image,
-                                                            labels_of, state_of)
+                                                            result_of, state_of)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #49065810
 class MaxIoUAssigner:
@@ -180,7 +180,7 @@ def left_out(self: MaxIoUAssigner,
     inside = self.region_overlap(priors, gt_bboxes_ignore, ignore_valid) > self.ignore_iof_thr
     return inside if out is None else out | inside
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #094bc989
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #c4d23246
 @patch
 def assign(self: MaxIoUAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -211,15 +211,14 @@ def assign_batch(self: MaxIoUAssigner,
     prior_valid: Tensor | None,         # (B, P)
 ) -> AssignResult:
     "`assign`, with B in front of everything but perhaps the priors."
-    (B, G), P, out = gt_bboxes.shape[:2], priors.shape[-2], None
+    B, P, out = len(gt_bboxes), priors.shape[-2], None
     gt_inds, max_overlaps = torch.zeros(B, P, dtype=torch.long, device=priors.device), priors.new_zeros(B, P)
     if P > 0:
         out = self.left_out(priors, gt_bboxes_ignore, ignore_valid, prior_valid)
         rules, max_overlaps, *_ = self.match(priors, gt_bboxes, gt_valid, out)
         gt_inds = rules['low_quality']
     if out is not None: gt_inds, max_overlaps = torch.where(out, IGNORE, gt_inds), torch.where(out, -1., max_overlaps)
-    num_gts = torch.full((B,), G, device=priors.device) if gt_valid is None else gt_valid.sum(dim=1)
-    return AssignResult(gt_inds, max_overlaps, None if gt_labels is None else labels_of(gt_inds, gt_labels), num_gts)
+    return result_of(gt_inds, max_overlaps, gt_bboxes, gt_labels, gt_valid)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #fa0d075a
 @dataclass
