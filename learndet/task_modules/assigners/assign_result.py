@@ -53,14 +53,13 @@ def add_gt(self: AssignResult,
     if labels is not None: labels = torch.cat([torch.where(gt_valid, gt_labels, -1), labels], dim=-1)
     return AssignResult(gt_inds, torch.cat([overlaps, self.max_overlaps], dim=-1), labels, self.num_gts)
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #3a287861
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #4ca5a4db
 @patch
 def to(self: AssignResult,
     device: torch.device,
 ) -> AssignResult:
     "The same answers on another device."
-    return AssignResult(*(t.to(device) if torch.is_tensor(t) else t
-                          for t in (self.gt_inds, self.max_overlaps, self.labels, self.num_gts)))
+    return type(self)(*(t.to(device) if torch.is_tensor(t) else t for t in vars(self).values()))
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #acfb720c
 def first_image(
