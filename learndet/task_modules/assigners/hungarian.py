@@ -87,10 +87,10 @@ def _finite(table: np.ndarray, b: int, rows: np.ndarray, columns: np.ndarray) ->
     raise ValueError(f'image {b} of the batch: {len(wrong)} of {table.size} costs are not finite (query {rows[p]}, object {columns[i]}: '
                      f'{table[p, i]}). The predictions or the objects are not; look at the loss and the learning rate of the steps before')
 
-# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #a3d36158
+# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #85acbd1d
 class HungarianAssigner(PairAssigner):
     "One query for one object, at the smallest sum of costs (DETR, sec. 3.1)."
-    last_rule = 'matching'
+    last_rule, by_center = 'matching', False
     def __init__(self,
         match_costs: list[Callable] | Callable,     # terms of the cost, each called as in `match_costs`
     ):
@@ -175,10 +175,10 @@ def own_overlaps(
     own = gt_bboxes.gather(1, (codes - 1).clamp(min=0)[..., None].expand(-1, -1, 4))                       # (B, P, 4)
     return torch.where(codes > 0, bbox_overlaps(bbox_preds, own, is_aligned=True), 0.)
 
-# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #f1565687
+# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #ceb21c09
 class TopkHungarianAssigner(PairAssigner):
     "`topk` queries for every object, at the smallest sum of costs (DDQ, sec. 3.3)."
-    last_rule, has_metrics = 'matching', True
+    last_rule, by_center, has_metrics = 'matching', False, True
     def __init__(self,
         topk: int,                          # queries of an object; fewer where there are not enough for all
         iou_calculator: Callable = None,    # (bboxes1, bboxes2) -> overlaps, of the metric; BboxOverlaps2D() when None

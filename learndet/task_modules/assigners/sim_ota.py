@@ -6,7 +6,7 @@
 __all__ = ['near_center', 'of_class', 'class_cost', 'settle', 'dynamic_k_match', 'SimOTAAssigner', 'DynamicKTrace',
            'explain_dynamic_k']
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #dababdb6
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #9c8d4df1
 from dataclasses import dataclass
 from typing import Callable
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, state_of
+from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, points_inside, state_of
 from .atss import PairAssigner, as_table, box_centers, depth_inside
 
 # %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #ecd6d169
@@ -74,7 +74,7 @@ def dynamic_k_match(
     numbers = dict(candidate=candidate, overlaps=overlaps, cost=cost, k=k, index=index, chosen=chosen)
     return codes, torch.where(codes > 0, own, 0.), None, numbers | {f'{name}_cost': c for name, c in costs.items()}
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #d3456bef
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #9af4ea65
 class SimOTAAssigner(PairAssigner):
     "Each object takes the cheapest predictions around it, as many as their IoUs add up to (YOLOX, sec. 2)."
     last_rule = 'conflict'
@@ -84,15 +84,14 @@ class SimOTAAssigner(PairAssigner):
         iou_weight: float = 3.,             # of -log IoU in the cost
         cls_weight: float = 1.,             # of the binary cross-entropy
         iou_calculator: Callable = None,    # (bboxes1, bboxes2) -> overlaps; BboxOverlaps2D() when None
-        ignore_iof_thr: float = -1,         # a prior with a larger share of its cell in an ignored region is ignored; <= 0: never
     ):
         if candidate_topk < 1: raise ValueError(f'candidate_topk is at least 1, got {candidate_topk}')
-        self.center_radius, self.candidate_topk, self.ignore_iof_thr = center_radius, candidate_topk, ignore_iof_thr
+        self.center_radius, self.candidate_topk = center_radius, candidate_topk
         self.iou_weight, self.cls_weight, self.iou_calculator = iou_weight, cls_weight, iou_calculator or BboxOverlaps2D()
 
-    def extent(self, priors: Tensor) -> Tensor:
-        "A point's cell, one stride wide."
-        return torch.cat([priors[..., :2] - priors[..., 2:4] / 2, priors[..., :2] + priors[..., 2:4] / 2], dim=-1)
+    def middle_of(self, priors: Tensor) -> Tensor:
+        "Points are their own middle."
+        return priors[..., :2]
 
     def __repr__(self): return f'SimOTAAssigner(center_radius={self.center_radius}, candidate_topk={self.candidate_topk})'
 
@@ -107,17 +106,15 @@ def match(self: SimOTAAssigner,
     cls_scores: Tensor,         # (B, P, K) predicted probabilities: class times objectness, in YOLOX
 ) -> tuple[Tensor, Tensor, None, dict[str, Tensor]]:
     "YOLOX, sec. 2: (B, P) codes and overlaps, and (B, G, P) numbers of the pairs."
-    points, objects = priors[:, None], gt_bboxes[:, :, None]                                       # (B, 1, P, 4), (B, G, 1, 4)
-    may = gt_valid[..., None] & takes_part[:, None]                                                # (B, G, P)
-    in_box, near = depth_inside(points[..., :2], objects) > 0, near_center(points, objects, self.center_radius)
-    candidate = (in_box | near) & may
+    in_box, near = points_inside(priors, gt_bboxes), near_center(priors[:, None], gt_bboxes[:, :, None], self.center_radius)
+    candidate = (in_box | near) & gt_valid[..., None] & takes_part[:, None]                        # (B, G, P)
     overlaps = self.iou_calculator(gt_bboxes, bbox_preds)                                          # (B, G, P)
     costs = {'class': class_cost(cls_scores, gt_labels) * self.cls_weight,
              'iou': -(overlaps + 1e-7).log() * self.iou_weight, 'outside': (~(in_box & near)) * 1e5}
     overlaps = torch.where(candidate.any(1, keepdim=True), overlaps, 0.)
     return dynamic_k_match(costs, overlaps, candidate, self.candidate_topk)
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #02af2d70
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #af07a533
 @dataclass
 class DynamicKTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, dynamic_k, conflict."
@@ -132,7 +129,7 @@ class DynamicKTrace(AssignTrace):
     @property
     def said(self) -> dict[str, str]:
         return dict(start='all are negative', candidates='points in the right place', dynamic_k='the k cheapest of each object',
-                    conflict='where it is cheapest')
+                    conflict='where it is cheapest', region='no negatives in ignored regions')
 
 def explain_dynamic_k(numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "What a trace of `dynamic_k_match` keeps."
