@@ -19,7 +19,7 @@ from ...core.patch import patch
 IGNORE = -1       # this prior takes no part in the loss
 NEGATIVE = 0      # this prior should find nothing; object i is i + 1
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #7b2ac4d0
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #a2f00a67
 @dataclass
 class AssignResult:
     "For every prior of a batch (or of one image, then without B) what it should find."
@@ -27,6 +27,11 @@ class AssignResult:
     max_overlaps: Tensor                # (B, P) best IoU with any object; -1 where a prior was left out
     labels: Tensor = None               # (B, P) long: class of its object, -1 where it has none; None without classes
     num_gts: Tensor = None              # (B,) long: how many objects an image really has
+    assign_metrics: Tensor = None       # (B, P) how well prior and object agree, where a rule measures more than the IoU
+
+    def __getitem__(self, b: int) -> 'AssignResult':
+        "The answers of one image of a batch."
+        return type(self)(*(t[b] if torch.is_tensor(t) else t for t in vars(self).values()))
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #67f29e5d
 def labels_of(
@@ -39,7 +44,7 @@ def labels_of(
     table = torch.nn.functional.pad(gt_labels, (1, 0), value=-1)                                  # (B, 1 + G)
     return table.gather(-1, gt_inds.clamp(min=0))
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #73778d1e
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #c48eb26b
 @patch
 def add_gt(self: AssignResult,
     gt_valid: Tensor,                   # (B, G) bool: which objects are real and not padding
@@ -51,7 +56,8 @@ def add_gt(self: AssignResult,
     overlaps = torch.where(gt_valid, 1., -1.).to(self.max_overlaps)                               # (B, G)
     labels = self.labels
     if labels is not None: labels = torch.cat([torch.where(gt_valid, gt_labels, -1), labels], dim=-1)
-    return AssignResult(gt_inds, torch.cat([overlaps, self.max_overlaps], dim=-1), labels, self.num_gts)
+    metrics = None if self.assign_metrics is None else torch.cat([overlaps.clamp(min=0), self.assign_metrics], dim=-1)
+    return AssignResult(gt_inds, torch.cat([overlaps, self.max_overlaps], dim=-1), labels, self.num_gts, metrics)
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #4ca5a4db
 @patch
@@ -61,7 +67,7 @@ def to(self: AssignResult,
     "The same answers on another device."
     return type(self)(*(t.to(device) if torch.is_tensor(t) else t for t in vars(self).values()))
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #acfb720c
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #6da6215b
 def first_image(
     assign: Callable,           # (priors, *args, **kwargs) -> AssignResult, for a batch
     priors: Tensor,             # (P, 4) or (1, P, 4)
@@ -70,9 +76,7 @@ def first_image(
 ) -> AssignResult:              # of one image, without B
     "What `assign` says about one image, which is a batch of one."
     one = lambda t: t[None] if torch.is_tensor(t) else t
-    result = assign(priors, *map(one, args), **{name: one(value) for name, value in kwargs.items()})
-    return type(result)(*(getattr(result, f)[0] if torch.is_tensor(getattr(result, f)) else getattr(result, f)
-                          for f in result.__dataclass_fields__))
+    return assign(priors, *map(one, args), **{name: one(value) for name, value in kwargs.items()})[0]
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #ff901965
 def real_objects(

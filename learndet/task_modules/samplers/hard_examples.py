@@ -73,7 +73,7 @@ def hierarchical_rank(
     order = order.gather(-1, places.gather(-1, order).argsort(dim=-1, stable=True))
     return order.argsort(dim=-1)
 
-# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #70fb04f0
+# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #eb934400
 @dataclass
 class HLRSamplingResult(SamplingResult):
     "A result whose negatives have weights."
@@ -118,7 +118,7 @@ class ScoreHLRSampler(BaseSampler):
             one = self.sample(AssignResult(assign_result.gt_inds[None], assign_result.max_overlaps[None]), generator,
                               **{name: t[None] for name, t in kwargs.items()})
             return HLRSamplingResult(*(t[0] if t.dim() else t for t in vars(one).values()))
-        if not set(self.needs) <= set(kwargs): return super().sample(assign_result, generator, **kwargs)     # says what is missing
+        if not set(self.needs) <= set(kwargs): return super().sample(assign_result, generator, **kwargs)     # it complains
         scores, bboxes, losses = (kwargs[name].detach() for name in self.needs)
         ranked = negative & (scores > self.score_thr)                                                       # (B, P)
         rank = hierarchical_rank(suppression_groups(bboxes, scores, ranked, self.iou_thr), scores, ranked)
