@@ -96,7 +96,7 @@ def match(self: CenterRegionAssigner,
     else: after = torch.where((same & (region > 0)[:, None]).any(dim=1), NEGATIVE, region)
     return dict(start=torch.full_like(mine, NEGATIVE), core=mine, region=region, shadow=after), shadowed
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #32f37c68
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #4985a0a5
 @patch
 def in_ignored(self: CenterRegionAssigner,
     priors: Tensor,                         # (P, 4) or (B, P, 4) xyxy, pixels
@@ -130,7 +130,7 @@ def assign(self: CenterRegionAssigner,
     codes, shadowed = steps['shadow'], shadowed.mT[..., :G]
     if prior_valid is not None: codes, shadowed = torch.where(prior_valid, codes, IGNORE), shadowed & prior_valid[..., None]
     result = result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
-    return CenterRegionResult(codes, result.max_overlaps, result.labels, result.num_gts, shadowed, classes[:, :G])
+    return CenterRegionResult(**vars(result), shadowed=shadowed, gt_labels=classes[:, :G])
 
 # %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #8a897152
 @dataclass

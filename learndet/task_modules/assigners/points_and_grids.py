@@ -344,7 +344,7 @@ def match(self: UniformAssigner,
     matched = torch.where(last > 0, words.gather(1, (last - 1).clamp(min=0)), predicted)
     return dict(start=start, predicted=predicted, matched=matched), (prior_inds, target_inds, pos_idx, iou), (well, objects)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #a0b407f4
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #cde34093
 @patch
 def assign(self: UniformAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -370,7 +370,7 @@ def assign(self: UniformAssigner,
         codes = steps['matched']
     codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     result = result_of(codes, torch.where(ok, well, -1.), gt_bboxes, gt_labels, gt_valid)
-    return UniformAssignResult(result.gt_inds, result.max_overlaps, result.labels, result.num_gts, *pairs[:3])
+    return UniformAssignResult(**vars(result), prior_inds=pairs[0], target_inds=pairs[1], pos_idx=pairs[2])
 
 # %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #50b17e10
 @dataclass
