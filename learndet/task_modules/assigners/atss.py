@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['box_centers', 'take_rows', 'nearest_priors', 'nearest_of_levels', 'mean_and_std', 'depth_inside', 'best_claim',
            'PairAssigner', 'full_objects', 'at_least_one', 'full_precision', 'with_batch', 'ATSSAssigner', 'first_of',
-           'as_table', 'reason_left_out', 'ATSSTrace']
+           'pairs_as_table', 'reason_left_out', 'ATSSTrace']
 
 # %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #d73e76ef
 from dataclasses import dataclass
@@ -254,7 +254,7 @@ def rate(self: ATSSAssigner,
     scores = cls_scores.flatten(1).gather(1, place.flatten(1)).view_as(overlaps).sigmoid()
     return scores ** (1 - self.alpha) * overlaps ** self.alpha
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #04b35d94
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #7262af47
 def first_of(
     wanted: Tensor,     # (G, P) bool: the pair is still in play
     out: Tensor,        # (P,) bool: takes no part
@@ -264,7 +264,7 @@ def first_of(
     first = torch.where(wanted, numbers, len(wanted) + 1).amin(0)
     return torch.where(out, IGNORE, torch.where(first <= len(wanted), first, NEGATIVE))
 
-def as_table(
+def pairs_as_table(
     index: Tensor,      # (G, C) long: the prior of each pair
     values: Tensor,     # (G, C)
     num_priors: int,    # P
@@ -308,7 +308,7 @@ def reason_left_out(
         return 'its middle is in an ignored region' if regions else ''
     return reason
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #e35f5d08
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #efd1985d
 @dataclass
 class ATSSTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, threshold, center, conflict."
@@ -331,7 +331,7 @@ class ATSSTrace(AssignTrace):
 def explain(self: ATSSAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "From lists of candidates to tables."
     index, real = numbers['index'], numbers['real']
-    table = lambda name: as_table(index, numbers[name] & real if numbers[name].dtype == torch.bool else numbers[name] * real, num_priors)
+    table = lambda name: pairs_as_table(index, numbers[name] & real if numbers[name].dtype == torch.bool else numbers[name] * real, num_priors)
     tables = dict(candidate=table('real'), rated=table('rated'), enough=table('enough'), inside=table('inside'))
     rules = dict(candidates=tables['candidate'], threshold=tables['enough'], center=tables['enough'] & tables['inside'])
     return rules, dict(kind=ATSSTrace, threshold=numbers['threshold'], **tables)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TaskAlignedAssigner', 'TaskAlignedTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #b0c29619
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #d95f1b2a
 from dataclasses import dataclass
 from typing import Callable
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
 from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, state_of
-from .atss import PairAssigner, as_table, best_claim, box_centers, depth_inside, take_rows
+from .atss import PairAssigner, best_claim, box_centers, depth_inside, pairs_as_table, take_rows
 from .sim_ota import of_class
 
 # %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #8889e4be
@@ -52,7 +52,7 @@ def match(self: TaskAlignedAssigner,
     own_metric = torch.where(codes > 0, metric.gather(1, (codes - 1).clamp(min=0)[:, None])[:, 0], 0.)
     return codes, own, own_metric, dict(index=index, values=values, inside=inside, metric=metric, overlaps=overlaps, scores=scores)
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #42b12dc8
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #a1ad6b93
 @dataclass
 class TaskAlignedTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, center, conflict."
@@ -71,8 +71,8 @@ class TaskAlignedTrace(AssignTrace):
 @patch
 def explain(self: TaskAlignedAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
-    candidate = as_table(numbers['index'], numbers['values'] > 0, num_priors)
-    inside = as_table(numbers['index'], numbers['inside'] & (numbers['values'] > 0), num_priors)
+    candidate = pairs_as_table(numbers['index'], numbers['values'] > 0, num_priors)
+    inside = pairs_as_table(numbers['index'], numbers['inside'] & (numbers['values'] > 0), num_priors)
     kept = {name: numbers[name] for name in ('metric', 'overlaps', 'scores')}
     return dict(candidates=candidate, center=inside), dict(kind=TaskAlignedTrace, candidate=candidate, inside=inside, **kept)
 
