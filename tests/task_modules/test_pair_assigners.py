@@ -136,6 +136,12 @@ def test_equal_overlaps_all_reach_the_threshold():
         assert value >= mean + std
 
 
+@pytest.mark.parametrize('assigner', [SimOTAAssigner(), DynamicSoftLabelAssigner()], ids=str)
+def test_useless_predictions_still_give_every_object_one(assigner):
+    result = assigner.assign(POINTS, GTS, LABELS, bbox_preds=torch.zeros(64, 4), cls_scores=torch.full((64, 3), .01))
+    assert result.gt_inds.bincount().tolist() == [62, 1, 1]
+
+
 def test_one_hot_is_not_needed():
     g = torch.Generator().manual_seed(0)
     scores, labels = torch.rand(2, 50, 80, generator=g), torch.randint(80, (2, 6), generator=g)
