@@ -46,13 +46,14 @@ def layer_type(
         near = difflib.get_close_matches(str(kind), table, n=3, cutoff=0.)
         raise ValueError(f'unknown {what} {kind!r}; nearest: {", ".join(near)}') from None
 
-# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #e0a3fa65
+# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #83c4d1b2
 def build_conv_layer(
     cfg: dict | None,    # dict(type='Conv2d', ...); None is Conv2d
     *args, **kwargs,     # as the layer's constructor takes them
 ) -> nn.Module:
-    "A convolution from its small dict."
+    "A convolution from its small dict; with `fallback_on_stride` an ordinary one where the stride is not 1."
     cfg = dict(cfg or dict(type='Conv2d'))
+    if cfg.pop('fallback_on_stride', False) and kwargs.get('stride', 1) not in (1, (1, 1)): cfg = dict(type='Conv2d')
     cls = layer_type(cfg, CONV_LAYERS, 'convolution')
     cfg.pop('type')
     return cls(*args, **kwargs, **cfg)
