@@ -157,7 +157,7 @@ def add_plugins(
             block.add_module(name, plugin)
     return names
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #f395bf82
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #318384e5
 def make_downsample(
     inplanes: int, outplanes: int,    # channels before and after the block
     stride: int,                      # of the block
@@ -182,7 +182,7 @@ def make_stage(
     "A stage: one block that changes size and channels, then blocks that change neither."
     outplanes, kwargs = planes * block.expansion, dict(kwargs, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
     downsample = make_downsample(inplanes, outplanes, stride, avg_down, conv_cfg, norm_cfg)
-    head = block(inplanes, planes, stride, downsample=downsample, **kwargs, **first)
+    head = block(inplanes, planes, stride=stride, downsample=downsample, **kwargs, **first)
     return nn.Sequential(head, *[block(outplanes, planes, **kwargs) for _ in range(num_blocks - 1)])
 
 # %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #26d1ea7e

@@ -28,7 +28,7 @@ def distance_code(
     code = torch.cat([phase.sin(), phase.cos()], dim=-1)
     return code if like is None else code.to(like.dtype)
 
-# %% ../../../nbs/04_models/00_layers/05_spatial_attention.ipynb #024453f2
+# %% ../../../nbs/04_models/00_layers/05_spatial_attention.ipynb #53ae4b3b
 class GeneralizedAttention(nn.Module):
     "Attention over the whole map from up to four kinds of energy, beside a shortcut (arXiv:1904.05873, eq. 1-3)."
     _abbr_ = 'gen_attention_block'
@@ -69,7 +69,7 @@ class GeneralizedAttention(nn.Module):
         B, _, H, W = x.shape
         asked = x[:, :, ::self.kv_stride, ::self.kv_stride]                                        # (B, C, H', W')
         value = self.heads(self.value_conv(asked)).flatten(3).transpose(2, 3)                      # (B, M, H'·W', E)
-        energy = self.energy(x, asked)                                                             # (B, M, H or 1, W or 1, H', W')
+        energy = self.energy(x, asked)                                                        # (B, M, H or 1, W or 1, H', W')
         heard = energy.flatten(4).flatten(2, 3).softmax(-1) @ value                                # (B, M, H·W or 1, E)
         heard = heard.transpose(2, 3).reshape(B, -1, *energy.shape[2:4])                           # (B, M·E, H or 1, W or 1)
         return x + self.gamma * self.proj_conv(heard)
