@@ -56,11 +56,11 @@ def summary(t):
                 values=[short(v) for v in flat[torch.linspace(0, len(flat) - 1, 8).long()].tolist()])
 
 def facts(model):
-    "Maps of a picture in evaluation mode, and the gradients of picture and parameters, as summaries."
-    fill(model).eval()
-    x = torch.randn(2, 3, 61, 75, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    "Maps of a picture in evaluation mode and gradients of picture and parameters, as summaries; float64: fifty layers of rounding look like a fault."
+    fill(model).double().eval()
+    x = torch.randn(2, 3, 61, 75, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
     maps = model(x)
-    sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).mean() for m in maps).backward()
+    sum((m * torch.linspace(-1, 1, m.numel(), dtype=m.dtype).view_as(m)).mean() for m in maps).backward()
     grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
     picked = sorted(grads, key=lambda k: hashlib.sha256(k.encode()).hexdigest())[:6]
     return dict(maps=[summary(m) for m in maps], grad=summary(x.grad), grads={k: summary(grads[k]) for k in picked})

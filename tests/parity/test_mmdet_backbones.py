@@ -16,7 +16,7 @@ def same(ours, theirs, what):
     assert ours['shape'] == theirs['shape'], what
     size = max(theirs['size'], 1e-12)
     for a, b in zip([ours['size'], *ours['values']], [theirs['size'], *theirs['values']]):
-        assert abs(a - b) <= 5e-4 * (abs(b) + size), (what, a, b)
+        assert abs(a - b) <= 1e-5 * (abs(b) + size), (what, a, b)
 
 def compare(name):
     ours, theirs = facts(MODELS.build(CASES[name])), GOLDEN[name]
