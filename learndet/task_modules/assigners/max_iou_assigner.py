@@ -258,7 +258,7 @@ def trace(self: MaxIoUAssigner,
     return MaxIoUTrace(self, priors, gt_bboxes, {rule: codes[0] for rule, codes in steps.items()}, best, objects,
                        gt_best[:len(gt_bboxes)], depth, valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #6bea8961
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #2a02ad57
 @patch
 def why(self: MaxIoUTrace,
     prior: int,             # which prior
@@ -270,12 +270,11 @@ def why(self: MaxIoUTrace,
     elif a.ignore_iof_thr > 0 and self.region_overlap[p] > a.ignore_iof_thr:
         overlap = digits(self.region_overlap[p], a.ignore_iof_thr)
         reason = f'overlap with an ignored region {overlap} > ignore_iof_thr {a.ignore_iof_thr}'
-    elif len(self.gt_bboxes) == 0: reason = 'the image has no object'
     elif self.steps['low_quality'][p] != self.steps['positive'][p]: reason = self.why_claimed(p, code - 1)
     elif code > 0: reason = f'IoU {digits(best, a.pos_iou_thr)} >= pos_iou_thr {a.pos_iou_thr}'
     elif best >= high: reason = f'best IoU {digits(best, high)} (object {i}) >= neg_iou_thr {high}, ' \
                                 f'but {digits(best, a.pos_iou_thr)} < pos_iou_thr {a.pos_iou_thr}'
-    elif best < low: reason = f'best IoU {digits(best, low)} < {low}, where neg_iou_thr begins'
+    elif best < low and len(self.gt_bboxes): reason = f'best IoU {digits(best, low)} < {low}, where neg_iou_thr begins'
     elif best == 0: reason = f'it overlaps no object, IoU 0 < neg_iou_thr {high}'
     else: reason = f'best IoU {digits(best, high)} (object {i}) < neg_iou_thr {high}'
     return f'prior {p} is {state_of(code)}: {reason}'
