@@ -8,7 +8,7 @@ __all__ = ['NMS_TYPES', 'POST_FIELDS', 'LEFT_OUT', 'SAYS_NOTHING', 'ROOMS_OF', '
            'is_known', 'missing_parts', 'nearest_parts', 'refuse_missing', 'dataset_of', 'classes_of',
            'classes_in_model', 'family_of', 'model_of', 'build_model', 'from_mmdet']
 
-# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #318ea981
+# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #78c38e8d
 import difflib
 import inspect
 import re
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..core.registry import MODELS, ROOTS, build, export_index, locate, locate_in_torch
-from ..core.registry import _parameters
+from ..core.registry import _parameters, _stays_config
 from ..data.classes import COCO_CLASSES, VOC_CLASSES
 from ..engine.checkpoint import load_checkpoint, load_state
 from ..engine.config import Config
@@ -47,7 +47,7 @@ def post_process(
         post['nms'] = dict(type=NMS_TYPES[kind], **args)
     return dict(type='PostProcess', **post)
 
-# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #7f760133
+# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #fc69500f
 SAYS_NOTHING = dict(debug=lambda v: True, pos_weight=lambda v: v <= 0, allowed_border=lambda v: v < 0, mask_size=lambda v: True,
                     nms_post=lambda v: True, max_num=lambda v: True, nms_across_levels=lambda v: not v)     # the last three: MMDetection 2's
 
@@ -61,14 +61,14 @@ def arguments_of(
 def stagewise(
     settings: dict | list,        # of one head; a list has one dict a stage
 ) -> dict:                        # a list of stages becomes lists of values
-    "The settings of a cascade, argument by argument."
+    "The settings of a cascade, argument by argument; a number that all stages share stays one number."
     if isinstance(settings, dict): return dict(settings)
-    return {key: [stage.get(key) for stage in settings] for key in dict.fromkeys(k for stage in settings for k in stage)}
+    values = {key: [stage.get(key) for stage in settings] for key in dict.fromkeys(k for stage in settings for k in stage)}
+    return {key: v[0] if not isinstance(v[0], dict) and all(other == v[0] for other in v) else v for key, v in values.items()}
 
 def says_nothing(key: str, value: Any) -> bool:
     "Whether leaving a setting out changes nothing."
-    values = value if isinstance(value, list) else [value]
-    return value is None or key in SAYS_NOTHING and all(map(SAYS_NOTHING[key], values))
+    return value is None or key in SAYS_NOTHING and SAYS_NOTHING[key](value)
 
 def settings_of(
     part: dict,              # config of a head
@@ -119,7 +119,7 @@ def translate_model(
         model[name] = head_settings(name, model[name], train, test, where)
     return model
 
-# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #c12dae8d
+# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #651009c0
 ROOMS_OF = dict(backbone='models.backbones', neck='models.necks', rpn_head='models.dense_heads', bbox_head='models.dense_heads',
                 roi_head='models.roi_heads', mask_head='models.roi_heads', bbox_roi_extractor='models.roi_heads',
                 mask_roi_extractor='models.roi_heads', shared_head='models.roi_heads', assigner='task_modules.assigners',
@@ -150,10 +150,11 @@ def missing_parts(
     "The types in a config that neither learndet, nor torch, nor the user's registries have."
     if isinstance(cfg, (list, tuple)): return {k: v for i in reversed(range(len(cfg))) for k, v in missing_parts(cfg[i], f'{where}[{i}]').items()}
     if not isinstance(cfg, dict): return {}
-    below = {k: v for key, value in reversed(cfg.items()) if not str(key).endswith('cfg') or key == 'train_cfg'
-             for k, v in missing_parts(value, f'{where}.{key}').items()}
     kind = cfg.get('type')
-    return {**({kind: where} if isinstance(kind, str) and not is_known(kind) else {}), **below}
+    component = MODELS.get(kind) if isinstance(kind, str) and is_known(kind) else None
+    below = {k: v for key, value in reversed(cfg.items()) if key == 'train_cfg' or not _stays_config(key, component)      # small dicts: see ConvModule
+             for k, v in missing_parts(value, f'{where}.{key}').items()}
+    return {**({kind: where} if isinstance(kind, str) and component is None else {}), **below}
 
 def nearest_parts(
     name: str,            # that is missing
