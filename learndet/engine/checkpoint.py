@@ -90,7 +90,7 @@ def save_checkpoint(
     sync_folder(path.parent)
     return path
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #59879708
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #82d66f2b
 class Opaque:
     "Stands for an object of a package that is not needed: it keeps the state and has no behaviour."
     def __init__(self, *args): self.args = args
@@ -117,7 +117,7 @@ def safe_names() -> list:      # for torch.serialization.safe_globals
     both = ('numpy.core', 'numpy._core')                                   # before and since numpy 2
     arrays = [(make, f'{module}.multiarray.{name}') for name, make in makers.items() for module in both]
     plain = [int, float, list, dict, tuple, set, str, (ForeignDict, 'collections.defaultdict'),
-             (Opaque, 'pathlib.PosixPath'), (Opaque, 'pathlib.WindowsPath')]
+             *((Opaque, name) for name in ('pathlib.PosixPath', 'pathlib.WindowsPath', 'getattr', 'builtins.getattr', '__builtin__.getattr'))]
     return [np.ndarray, np.dtype, *kinds, *arrays, (codecs.encode, '_codecs.encode'), *plain]
 
 def read_data(
