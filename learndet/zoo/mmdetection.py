@@ -6,7 +6,7 @@
 __all__ = ['NMS_TYPES', 'POST_FIELDS', 'LEFT_OUT', 'SAYS_NOTHING', 'ROOMS_OF', 'CLASSES_OF', 'UnsupportedConfig', 'post_process',
            'arguments_of', 'stagewise', 'says_nothing', 'settings_of', 'head_settings', 'translate_model', 'kind_of',
            'is_known', 'missing_parts', 'nearest_parts', 'refuse_missing', 'dataset_of', 'classes_of',
-           'classes_in_model', 'family_of', 'model_of', 'build_model', 'from_mmdet']
+           'classes_in_model', 'family_of', 'model_of', 'without_pretrained', 'build_model', 'from_mmdet']
 
 # %% ../../nbs/08_zoo/00_from_mmdet.ipynb #78c38e8d
 import difflib
@@ -215,7 +215,7 @@ def classes_in_model(
     if isinstance(cfg.get('num_classes'), int) and 'RPN' not in str(cfg.get('type')): return cfg['num_classes']
     return next((k for name, v in cfg.items() if name != 'rpn_head' and 'semantic' not in name and (k := classes_in_model(v))), None)
 
-# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #ab2f6e5d
+# %% ../../nbs/08_zoo/00_from_mmdet.ipynb #45cd4c26
 def family_of(
     config: dict,       # a whole config
 ) -> str:               # its folder among MMDetection's configs, else the type of its model
@@ -235,24 +235,36 @@ def model_of(
     refuse_missing(model, family_of(config))
     return translate_model(model)
 
+def without_pretrained(
+    cfg: Any,                    # a model's config
+) -> Any:
+    "The same without `init_cfg` of type Pretrained, so that nothing has to be fetched."
+    if isinstance(cfg, (list, tuple)): return type(cfg)(without_pretrained(v) for v in cfg)
+    if not isinstance(cfg, dict): return cfg
+    fetched = lambda k, v: k == 'init_cfg' and isinstance(v, dict) and v.get('type') == 'Pretrained'
+    return {k: None if fetched(k, v) else without_pretrained(v) for k, v in cfg.items()}
+
 def build_model(
-    config: dict,           # a whole config
-    **changes,              # fields of the translated model to replace
+    config: dict,               # a whole config
+    pretrained: bool = True,    # keep the recipes that fetch weights, for `init_weights`
 ) -> nn.Module:
     "The model of a config, with weights as PyTorch makes them."
-    try: return build({**model_of(config), **changes}, where='model')
+    model = model_of(config)
+    try: return build(model if pretrained else without_pretrained(model), where='model')
     except UnsupportedConfig: raise
     except (TypeError, ValueError, LookupError) as error:
         raise UnsupportedConfig(f'{family_of(config)}: {error.args[0] if error.args else error}') from error
 
 def from_mmdet(
     config: str | Path | dict,            # an MMDetection 3.x config file, or a config; learndet's own are understood as well
-    checkpoint: str | Path = None,        # its .pth file; None: weights as PyTorch makes them (`init_weights` fetches pretrained ones)
+    checkpoint: str | Path = None,        # its .pth file; None: fresh weights
     device: str = 'cpu',                  # where it should run
+    pretrained: bool = False,             # fresh weights include the pretrained backbone, which may have to be fetched
 ) -> nn.Module:                           # in eval mode, with `cfg`, `dataset_meta` and, after a checkpoint, `load_report`
     "The detector that an MMDetection config describes, built of learndet's parts."
     config = Config.fromfile(str(config)) if isinstance(config, (str, Path)) else config if 'model' in config else dict(model=config)
-    model = build_model(config)
+    model = build_model(config, pretrained)
+    if hasattr(model, 'init_weights'): model.init_weights()
     found = load_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint: model.load_report = load_state(model, found)
     model.cfg = config
