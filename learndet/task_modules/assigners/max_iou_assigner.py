@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaxIoUAssigner', 'Overlaps', 'largest_number', 'best_overlaps', 'last_claim', 'last_first_claim', 'MaxIoUTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #b3ac35ea
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #11d87bc2
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, labels_of,
-                                                            state_of)
+from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image,
+                                                            result_of, state_of)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #49065810
 class MaxIoUAssigner:
@@ -112,7 +112,7 @@ def last_first_claim(
     numbers = torch.where(first < P, torch.arange(1, wanted.shape[1] + 1, device=wanted.device), 0)
     return numbers.new_zeros(len(wanted), P).scatter_reduce(1, first.clamp(max=P - 1), numbers, 'amax')
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #7b08a6ed
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #f907df24
 @patch
 def rules(self: MaxIoUAssigner,
     max_overlaps: Tensor,       # (B, P) each prior's best IoU
@@ -128,6 +128,14 @@ def rules(self: MaxIoUAssigner,
     return dict(start=start, negative=negative, positive=positive, low_quality=torch.where(claimed > 0, claimed, positive))
 
 @patch
+def overlaps(self: MaxIoUAssigner,
+    gt_bboxes: Tensor,      # (B, G, 4) xyxy, pixels
+    priors: Tensor,         # (P, 4) or (B, P, 4) xyxy, pixels; a subclass may look at further columns
+) -> Overlaps:              # pieces (B, G, p)
+    "The matrix that the rules look at."
+    return Overlaps(self.iou_calculator, gt_bboxes, priors)
+
+@patch
 def match(self: MaxIoUAssigner,
     priors: Tensor,                     # (P, 4) or (B, P, 4) xyxy, pixels
     gt_bboxes: Tensor,                  # (B, G, 4) xyxy, pixels
@@ -137,8 +145,8 @@ def match(self: MaxIoUAssigner,
     "The rules over a batch, with the numbers they looked at. What must not count overlaps nothing: it is a point."
     if gt_bboxes.shape[1] == 0: gt_bboxes, gt_valid = gt_bboxes.new_zeros(len(gt_bboxes), 1, 4), None
     if gt_valid is not None: gt_bboxes = torch.where(gt_valid[..., None], gt_bboxes, 0.)
-    if left_out is not None: priors = torch.where(left_out[..., None], 0., priors[..., :4])      # (B, P, 4)
-    overlaps = Overlaps(self.iou_calculator, gt_bboxes, priors)
+    if left_out is not None: priors = torch.where(left_out[..., None], 0., priors)               # (B, P, 4)
+    overlaps = self.overlaps(gt_bboxes, priors)
     max_overlaps, best_object, gt_best = best_overlaps(overlaps)
     wanted = torch.where((gt_best > 0) & (gt_best >= self.min_pos_iou), gt_best, 2.)             # no IoU is 2
     claim = last_claim if self.gt_max_assign_all else last_first_claim
@@ -172,7 +180,7 @@ def left_out(self: MaxIoUAssigner,
     inside = self.region_overlap(priors, gt_bboxes_ignore, ignore_valid) > self.ignore_iof_thr
     return inside if out is None else out | inside
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #2f5728bb
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #c4d23246
 @patch
 def assign(self: MaxIoUAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -189,9 +197,8 @@ def assign(self: MaxIoUAssigner,
     args = [gt_bboxes, gt_labels, gt_valid, gt_bboxes_ignore, ignore_valid, prior_valid]
     if 0 < self.gpu_assign_thr < gt_bboxes.shape[-2] and priors.device.type != 'cpu':
         return self.assign(priors.cpu(), *(t if t is None else t.cpu() for t in args)).to(priors.device)
-    if gt_bboxes.dim() == 3: return self.assign_batch(priors.detach(), *args)
-    one = self.assign_batch(priors.detach(), *(t if t is None else t[None] for t in args))
-    return AssignResult(*(t if t is None else t[0] for t in (one.gt_inds, one.max_overlaps, one.labels, one.num_gts)))
+    if gt_bboxes.dim() == 2: return first_image(self.assign_batch, priors.detach(), *args)
+    return self.assign_batch(priors.detach(), *args)
 
 @patch
 def assign_batch(self: MaxIoUAssigner,
@@ -204,15 +211,14 @@ def assign_batch(self: MaxIoUAssigner,
     prior_valid: Tensor | None,         # (B, P)
 ) -> AssignResult:
     "`assign`, with B in front of everything but perhaps the priors."
-    (B, G), P, out = gt_bboxes.shape[:2], priors.shape[-2], None
+    B, P, out = len(gt_bboxes), priors.shape[-2], None
     gt_inds, max_overlaps = torch.zeros(B, P, dtype=torch.long, device=priors.device), priors.new_zeros(B, P)
     if P > 0:
         out = self.left_out(priors, gt_bboxes_ignore, ignore_valid, prior_valid)
         rules, max_overlaps, *_ = self.match(priors, gt_bboxes, gt_valid, out)
         gt_inds = rules['low_quality']
     if out is not None: gt_inds, max_overlaps = torch.where(out, IGNORE, gt_inds), torch.where(out, -1., max_overlaps)
-    num_gts = torch.full((B,), G, device=priors.device) if gt_valid is None else gt_valid.sum(dim=1)
-    return AssignResult(gt_inds, max_overlaps, None if gt_labels is None else labels_of(gt_inds, gt_labels), num_gts)
+    return result_of(gt_inds, max_overlaps, gt_bboxes, gt_labels, gt_valid)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #fa0d075a
 @dataclass
@@ -277,7 +283,7 @@ def why_claimed(self: MaxIoUTrace, prior: int, obj: int) -> str:
     better = f', though it fits object {i} better: IoU {digits(self.max_overlaps[prior], best)}' if i != obj else ''
     return f'no prior is better for object {obj}, and IoU {digits(best, least)} >= min_pos_iou {least}{better}'
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #1ad9de92
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #d5d6a076
 @patch
 def why_not(self: MaxIoUTrace,
     prior: int,             # which prior
@@ -286,7 +292,8 @@ def why_not(self: MaxIoUTrace,
     "Why the prior is not for this object (or that it is)."
     code, a = int(self.gt_inds[prior]), self.assigner
     if code == obj + 1: return self.why(prior)
-    iou = a.iou_calculator(self.gt_bboxes[obj:obj + 1], self.priors[prior:prior + 1])[0, 0].item()
+    (_, iou), = a.overlaps(self.gt_bboxes[None, obj:obj + 1], self.priors[prior:prior + 1])
+    iou = iou.item()
     best = self.gt_best[obj].item()
     if code > 0: return f'prior {prior} and object {obj}: IoU {iou:.3f}, but {self.why(prior)}'
     if not self.prior_valid[prior] or self.region_overlap[prior] > a.ignore_iof_thr > 0: return self.why(prior)
