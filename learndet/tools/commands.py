@@ -6,7 +6,8 @@
 __all__ = ['PICTURES', 'find_config', 'read_config', 'train', 'amp_dtype', 'test', 'keep_predictions', 'draw_detections',
            'predict', 'browse', 'config', 'convert', 'zoo']
 
-# %% ../../nbs/09_tools/01_commands.ipynb #78f73430
+# %% ../../nbs/09_tools/01_commands.ipynb #74484b79
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -199,7 +200,7 @@ def config(
     if dump: cfg.dump(dump)
     return cfg
 
-# %% ../../nbs/09_tools/01_commands.ipynb #f243f8fd
+# %% ../../nbs/09_tools/01_commands.ipynb #4ed717aa
 def convert(
     source: str,                       # a file, URL or torchvision://...; .pkl files are Detectron2's
     target: str,                       # the checkpoint to write
@@ -210,13 +211,15 @@ def convert(
     return save_checkpoint(dict(meta=dict(converted_from=Path(source).name), state_dict=weights), target)
 
 def zoo(
-    mmdet_configs: str,                # the folder `configs` of MMDetection
+    mmdet_configs: str = None,         # the folder `configs` of MMDetection; $LEARNDET_MMDET_CONFIGS when None
     parity: str = None,                # a folder with zoo.jsonl.gz, facts about MMDetection's own models, to compare names and shapes with
     out: str = None,                   # also write the table to this file
 ) -> str:                              # a Markdown table, a line a family
     "How many of MMDetection's configs run here, family by family."
-    rows = coverage(mmdet_configs)
-    if not rows: raise FileNotFoundError(f'no config file below {mmdet_configs}')
+    folder = mmdet_configs or os.environ.get('LEARNDET_MMDET_CONFIGS')
+    if not folder: raise ValueError('which configs? Give mmdet_configs, the folder `configs` of MMDetection: in its wheel it is mmdet/.mim/configs')
+    rows = coverage(folder)
+    if not rows: raise FileNotFoundError(f'no config file below {folder}')
     if parity: rows = compare_digests(rows, known_digests(parity))
     else: rows = {name: row for name, row in rows.items() if row['status'] != 'piece'}
     table = coverage_table(rows)

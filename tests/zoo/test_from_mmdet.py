@@ -69,6 +69,44 @@ def test_every_refusal_is_one_kind_of_error(mmdet_configs):
         except UnsupportedConfig as error: assert len(str(error)) > 20
 
 
+PURE_PYTHON = {
+    'base.py': """from mmcv.ops import nms
+from torch.nn import BatchNorm2d
+from mmdet.models import FPN, RetinaNet
+from mmdet.models.backbones.resnet import ResNet
+from mmdet.models.dense_heads.retina_head import RetinaHead
+from mmdet.models.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
+
+model = dict(
+    type=RetinaNet, backbone=dict(type=ResNet, depth=18, norm_cfg=dict(type=BatchNorm2d, requires_grad=True)),
+    neck=dict(type=FPN, in_channels=[64, 128, 256, 512], out_channels=64, start_level=1, add_extra_convs='on_input', num_outs=5),
+    bbox_head=dict(type=RetinaHead, num_classes=80, in_channels=64, stacked_convs=1),
+    train_cfg=dict(assigner=dict(type=MaxIoUAssigner, pos_iou_thr=.5, neg_iou_thr=.4)),
+    test_cfg=dict(nms_pre=1000, nms=dict(type=nms, iou_threshold=.5), score_thr=.05, max_per_img=100))
+""",
+    'child.py': """from mmengine.config import read_base
+with read_base():
+    from .base import *
+model.update(dict(bbox_head=dict(num_classes=5)))
+model.test_cfg.update(score_thr=.1)
+""",
+    'older.py': """if '_base_':
+    from .base import *
+model.merge(dict(bbox_head=dict(_delete_=True, type='RetinaHead', num_classes=4, in_channels=64, stacked_convs=2)))
+"""}
+
+
+def test_pure_python_configs_build(tmp_path):
+    "The newer style, with imports and read_base(), read without importing anything."
+    for name, text in PURE_PYTHON.items(): (tmp_path / name).write_text(text)
+    model = from_mmdet(tmp_path / 'child.py')
+    assert model.bbox_head.num_classes == 5 and model.bbox_head.postprocess.score_thr == .1 and len(model.bbox_head.cls_convs) == 1
+    assert type(model.bbox_head.postprocess.nms).__name__ == 'NMS' and model.bbox_head.assigner.pos_iou_thr == .5
+    model = from_mmdet(tmp_path / 'older.py')
+    assert model.bbox_head.num_classes == 4 and len(model.bbox_head.cls_convs) == 2
+    assert not any(name.split('.')[0] in ('mmdet', 'mmcv', 'mmengine') for name in sys.modules)
+
+
 def test_translation_leaves_our_own_configs_alone():
     for path in sorted((Path(learndet.__file__).parent / 'configs').glob('*/*.py')):
         config = Config.fromfile(path)
@@ -156,6 +194,6 @@ def test_commands(mmdet_configs, tmp_path, capsys):
     import hashlib
     assert hashlib.sha256(published.read_bytes()).hexdigest()[:8] == published.stem.split('-')[-1]                 # TOOL-13
     (tmp_path / 'future').mkdir(); (tmp_path / 'future/a.py').write_text("model = dict(type='Oracle')")
-    assert main(['zoo', str(tmp_path)]) == 0 and '| future | 1 | 0 |' in capsys.readouterr().out
+    assert main(['zoo', '--mmdet-configs', str(tmp_path)]) == 0 and '| future | 1 | 0 |' in capsys.readouterr().out
     assert main(['convert', str(tmp_path / 'nothing.pkl'), str(tmp_path / 'x.pth')]) == 1
     assert 'no file' in capsys.readouterr().err
