@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOREIGN', 'ITEM_SIZES', 'TORCHVISION_URL', 'TORCHVISION_FILES', 'FORMAT', 'CheckpointError', 'tensor_bytes',
            'disk_full', 'sync_folder', 'save_checkpoint', 'Opaque', 'ForeignDict', 'stand_in', 'safe_names',
-           'read_data', 'StorageCounter', 'expected_bytes', 'is_whole', 'file_number', 'newest_whole', 'cache_dir',
+           'read_as_data', 'StorageCounter', 'expected_bytes', 'is_whole', 'file_number', 'newest_whole', 'cache_dir',
            'local_file', 'download', 'check_file', 'checkpoint_meta', 'load_checkpoint', 'LoadReport',
            'compare_weights', 'weights_of', 'load_state', 'find_latest_checkpoint', 'file_sha256', 'publish']
 
@@ -90,7 +90,7 @@ def save_checkpoint(
     sync_folder(path.parent)
     return path
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #82d66f2b
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #2f3c73a6
 class Opaque:
     "Stands for an object of a package that is not needed: it keeps the state and has no behaviour."
     def __init__(self, *args): self.args = args
@@ -120,7 +120,7 @@ def safe_names() -> list:      # for torch.serialization.safe_globals
              *((Opaque, name) for name in ('pathlib.PosixPath', 'pathlib.WindowsPath', 'getattr', 'builtins.getattr', '__builtin__.getattr'))]
     return [np.ndarray, np.dtype, *kinds, *arrays, (codecs.encode, '_codecs.encode'), *plain]
 
-def read_data(
+def read_as_data(
     path: Path,
     map_location: Any,     # where the tensors go
 ) -> Any:                  # UnpicklingError when the file names anything but data and foreign classes
@@ -259,7 +259,7 @@ def _missing_message(path: Path) -> str:
     near = difflib.get_close_matches(path.name, names, 1)
     return f'no checkpoint {path}; ' + (f'did you mean {near[0]}?' if near else f'its folder holds {len(names)} other files')
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #f6f939d7
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #629032c5
 FORMAT = 1       # of the files `save_checkpoint` writes; a change that older readers would misunderstand adds one
 
 def checkpoint_meta(
@@ -285,7 +285,7 @@ def load_checkpoint(
     "Read a checkpoint as data."
     path = local_file(path)
     check_file(path)
-    try: obj = torch.load(path, map_location=map_location, weights_only=False) if trusted else read_data(path, map_location)
+    try: obj = torch.load(path, map_location=map_location, weights_only=False) if trusted else read_as_data(path, map_location)
     except pickle.UnpicklingError as error: raise CheckpointError(_refusal(path, str(error))) from None
     except (EOFError, RuntimeError, OSError) as error:
         raise CheckpointError(f'{path.name} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}') from error

@@ -6,7 +6,7 @@
 __all__ = ['PICTURES', 'find_config', 'read_config', 'train', 'amp_dtype', 'test', 'keep_predictions', 'draw_detections',
            'predict', 'browse', 'config', 'convert', 'zoo']
 
-# %% ../../nbs/09_tools/01_commands.ipynb #74484b79
+# %% ../../nbs/09_tools/01_commands.ipynb #dc4c71b3
 import os
 import pickle
 import warnings
@@ -27,7 +27,7 @@ from ..engine.runner import Runner
 from ..models.weights import convert_weights
 from ..engine.checkpoint import save_checkpoint
 from ..structures.instance_data import DetDataSample
-from ..zoo.coverage import compare_digests, coverage, coverage_table, known_digests
+from ..zoo.coverage import compare_digests, coverage_table, known_digests, zoo_coverage
 from ..zoo.mmdet_runs import translate_run
 from .inference import inference_detector, init_detector
 
@@ -200,7 +200,7 @@ def config(
     if dump: cfg.dump(dump)
     return cfg
 
-# %% ../../nbs/09_tools/01_commands.ipynb #4ed717aa
+# %% ../../nbs/09_tools/01_commands.ipynb #9b6e8735
 def convert(
     source: str,                       # a file, URL or torchvision://...; .pkl files are Detectron2's
     target: str,                       # the checkpoint to write
@@ -218,7 +218,7 @@ def zoo(
     "How many of MMDetection's configs run here, family by family."
     folder = mmdet_configs or os.environ.get('LEARNDET_MMDET_CONFIGS')
     if not folder: raise ValueError('which configs? Give mmdet_configs, the folder `configs` of MMDetection: in its wheel it is mmdet/.mim/configs')
-    rows = coverage(folder)
+    rows = zoo_coverage(folder)
     if not rows: raise FileNotFoundError(f'no config file below {folder}')
     if parity: rows = compare_digests(rows, known_digests(parity))
     else: rows = {name: row for name, row in rows.items() if row['status'] != 'piece'}
