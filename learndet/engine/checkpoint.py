@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FOREIGN', 'ITEM_SIZES', 'TORCHVISION_URL', 'TORCHVISION_FILES', 'FORMAT', 'CheckpointError', 'tensor_bytes',
-           'disk_full', 'sync_folder', 'save_checkpoint', 'Opaque', 'safe_names', 'StorageCounter', 'expected_bytes',
-           'is_whole', 'file_number', 'newest_whole', 'cache_dir', 'local_file', 'download', 'check_file',
-           'checkpoint_meta', 'load_checkpoint', 'LoadReport', 'compare_weights', 'weights_of', 'load_state',
-           'find_latest_checkpoint', 'file_sha256', 'publish']
+           'disk_full', 'sync_folder', 'save_checkpoint', 'Opaque', 'ForeignDict', 'stand_in', 'safe_names',
+           'read_as_data', 'StorageCounter', 'expected_bytes', 'is_whole', 'file_number', 'newest_whole', 'cache_dir',
+           'local_file', 'download', 'check_file', 'checkpoint_meta', 'load_checkpoint', 'LoadReport',
+           'compare_weights', 'weights_of', 'load_state', 'find_latest_checkpoint', 'file_sha256', 'publish']
 
 # %% ../../nbs/05_engine/01_checkpoint.ipynb #bfd1de75
 import codecs
@@ -90,14 +90,25 @@ def save_checkpoint(
     sync_folder(path.parent)
     return path
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #19519c7a
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #2f3c73a6
 class Opaque:
     "Stands for an object of a package that is not needed: it keeps the state and has no behaviour."
     def __init__(self, *args): self.args = args
     def __setstate__(self, state): self.state = state
 
-FOREIGN = ('mmengine.logging.history_buffer.HistoryBuffer', 'mmengine.config.config.ConfigDict',
-           'mmcv.utils.config.ConfigDict')
+class ForeignDict:
+    "Stands for a dict of a class that is not needed: what is made is an ordinary OrderedDict."
+    def __new__(cls, *args): return OrderedDict()
+
+FOREIGN = ('mmengine', 'mmcv', 'mmdet', 'mmcls', 'mmpretrain', 'mmseg', 'mmyolo', 'addict', 'detectron2', 'fvcore', 'yacs', 'omegaconf')
+
+def stand_in(
+    message: str,          # of torch: "... Unsupported global: GLOBAL addict.addict.Dict ..."
+) -> tuple | None:         # (ForeignDict, 'addict.addict.Dict') for safe_globals; None when the name is no foreign class
+    "The stand-in for what torch has just refused to make."
+    name = re.search(r'unsupported global:? (?:GLOBAL )?([\w.]+)', message, re.I)
+    if not name or name[1].split('.')[0] not in FOREIGN: return None
+    return (ForeignDict if name[1].endswith(('Dict', 'DictConfig', 'CfgNode')) else Opaque), name[1]
 
 def safe_names() -> list:      # for torch.serialization.safe_globals
     "What a checkpoint may name besides tensors: the makers of numpy's numbers and arrays, and stand-ins."
@@ -105,7 +116,23 @@ def safe_names() -> list:      # for torch.serialization.safe_globals
     kinds = [type(np.dtype(t)) for t in 'b1 i1 u1 i2 u2 i4 u4 i8 u8 f2 f4 f8 c8 c16 O U S'.split()]
     both = ('numpy.core', 'numpy._core')                                   # before and since numpy 2
     arrays = [(make, f'{module}.multiarray.{name}') for name, make in makers.items() for module in both]
-    return [np.ndarray, np.dtype, *kinds, *arrays, (codecs.encode, '_codecs.encode'), *((Opaque, name) for name in FOREIGN)]
+    plain = [int, float, list, dict, tuple, set, str, (ForeignDict, 'collections.defaultdict'),
+             *((Opaque, name) for name in ('pathlib.PosixPath', 'pathlib.WindowsPath', 'getattr', 'builtins.getattr', '__builtin__.getattr'))]
+    return [np.ndarray, np.dtype, *kinds, *arrays, (codecs.encode, '_codecs.encode'), *plain]
+
+def read_as_data(
+    path: Path,
+    map_location: Any,     # where the tensors go
+) -> Any:                  # UnpicklingError when the file names anything but data and foreign classes
+    "A checkpoint through torch's machine for data; every foreign class it meets gets its stand-in."
+    names = safe_names()
+    while True:
+        try:
+            with torch.serialization.safe_globals(names): return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = stand_in(str(error))
+            if found is None or found in names: raise
+            names.append(found)
 
 # %% ../../nbs/05_engine/01_checkpoint.ipynb #c8e9ea4f
 ITEM_SIZES = dict(Double=8, Float=4, Half=2, BFloat16=2, Long=8, Int=4, Short=2, Char=1, Byte=1, Bool=1, Untyped=1,
@@ -232,7 +259,7 @@ def _missing_message(path: Path) -> str:
     near = difflib.get_close_matches(path.name, names, 1)
     return f'no checkpoint {path}; ' + (f'did you mean {near[0]}?' if near else f'its folder holds {len(names)} other files')
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #77bf801d
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #629032c5
 FORMAT = 1       # of the files `save_checkpoint` writes; a change that older readers would misunderstand adds one
 
 def checkpoint_meta(
@@ -258,9 +285,7 @@ def load_checkpoint(
     "Read a checkpoint as data."
     path = local_file(path)
     check_file(path)
-    try:
-        with torch.serialization.safe_globals(safe_names()):
-            obj = torch.load(path, map_location=map_location, weights_only=not trusted)
+    try: obj = torch.load(path, map_location=map_location, weights_only=False) if trusted else read_as_data(path, map_location)
     except pickle.UnpicklingError as error: raise CheckpointError(_refusal(path, str(error))) from None
     except (EOFError, RuntimeError, OSError) as error:
         raise CheckpointError(f'{path.name} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}') from error
