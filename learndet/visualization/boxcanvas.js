@@ -119,6 +119,7 @@ const STYLE = `
 
 function el(tag, attrs = {}, ...children) {
   const node = document.createElement(tag);
+  if (['input', 'select', 'button'].includes(tag) || 'tabindex' in attrs) attrs = {...attrs, 'data-lm-suppress-shortcuts': 'true'};    // JupyterLab asks the focused element first
   for (const [k, v] of Object.entries(attrs)) {
     if (k.startsWith('on')) node.addEventListener(k.slice(2), v);
     else if (v === true) node.setAttribute(k, '');
@@ -217,10 +218,10 @@ function panel(p, locked, select, clicked) {    // one thing beside the picture:
 // ---------------------------------------------------------------- the view
 export function render({model, el: host}) {
   const get = k => model.get(k), put = changes => { for (const [k, v] of Object.entries(changes)) model.set(k, v); model.save_changes(); };
-  const locked = !!get('frozen'), root = el('div', {class: 'ld', tabindex: 0, role: 'group', 'aria-label': `${get('title')}: boxes on a picture; arrow keys step through boxes, brackets through objects`, 'data-lm-suppress-shortcuts': 'true'});
+  const locked = !!get('frozen'), root = el('div', {class: 'ld', tabindex: 0, role: 'group', 'aria-label': `${get('title')}: boxes on a picture; arrow keys step through boxes, brackets through objects`});
   const controls = el('div', {class: 'bar'}), scenes = el('div', {class: 'bar'}), panes = el('div', {class: 'panes'}), panels = el('div', {class: 'panels'}), filters = el('div', {class: 'bar'});
   const live = el('div', {class: 'sr', 'aria-live': 'polite'}), table = el('div', {class: 'table'}), card = el('div', {class: 'card', hidden: true}), note = el('div', {class: 'alert', role: 'alert', hidden: true});
-  root.append(el('style', {}, STYLE), controls, note, scenes, el('div', {class: 'main'}, panes, panels), filters, table, live);
+  root.append(el('style', {}, STYLE), controls, note, scenes, filters, el('div', {class: 'main'}, panes, panels), table, live);
   host.append(root);
   let d = {n: 0}, picture = null, stacks = [], inputs = {}, cycle = {key: '', at: 0}, lastDraw = {}, hovered = -1, queued = new Set(), size = [1, 1], gone = false;
 
@@ -509,7 +510,7 @@ export function render({model, el: host}) {
   hear('message', () => { note.hidden = !get('message'); note.textContent = get('message'); });
   hear('hovered', () => { hovered = get('hovered'); queue('over'); });
   note.hidden = !get('message'); note.textContent = get('message');
-  load(); layout(); queue('controls', 'scenes', 'panels'); loadPicture();
+  load(); queue('layout', 'controls', 'scenes', 'panels'); loadPicture();
   if (locked && get('scenes').length && get('scene') >= 0) applyScene();
   const watcher = new ResizeObserver(() => queue('boxes'));
   watcher.observe(panes);
