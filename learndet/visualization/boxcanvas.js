@@ -156,7 +156,8 @@ function control(c, value, locked, change) {    // one of Python's controls -> {
     return {node: el('label', {}, c.label, box), refresh: v => { box.value = v; }};
   }
   if (c.kind === 'numbers') {
-    const text = el('input', {...attrs, type: 'text', onchange: () => { const v = text.value.split(/[\s,]+/).filter(Boolean).map(Number); if (v.length && v.every(Number.isFinite)) change(v); }});
+    const read = () => { const v = text.value.split(/[\s,]+/).filter(Boolean).map(Number); if (v.length && v.every(Number.isFinite)) change(v); };
+    const text = el('input', {...attrs, type: 'text', onchange: read, onkeydown: e => { if (e.key === 'Enter') read(); }});
     const row = el('span', {class: 'bar'});
     return {node: el('label', {}, c.label, text, row), refresh: v => {
       text.value = v.map(x => +x.toPrecision(4)).join(', ');
@@ -182,10 +183,12 @@ export function plot(p, width = 300, height = 150) {        // {series: [{kind, 
   const px = x => L + (X(x) - x0) / (x1 - x0) * (width - L - R), py = y => height - B - (y - y0) / (y1 - y0) * (height - B - T);
   const node = svg('svg', {viewBox: `0 0 ${width} ${height}`, width: '100%', role: 'img', 'aria-label': `${p.title}: ${p.ylabel || ''} over ${p.xlabel || ''}`, style: `max-width:${width * 1.4}px`});
   node.append(svg('path', {d: `M${L} ${T}V${height - B}H${width - R}`, stroke: 'currentColor', fill: 'none', opacity: .5}));
+  const middles = bar && bar.x.length < 12 ? bar.x : null;                // few bars: a number under each
+  for (const v of middles || []) node.append(svg('text', {x: px(v), y: height - B + 12, 'text-anchor': 'middle'}, document.createTextNode(tick(v))));
   for (const f of [0, .5, 1]) {
     const xv = x0 + f * (x1 - x0), yv = y0 + f * (y1 - y0);
-    node.append(svg('text', {x: L + f * (width - L - R), y: height - B + 12, 'text-anchor': ['start', 'middle', 'end'][f * 2]}, document.createTextNode(tick(p.log ? 2 ** xv : xv))),
-                svg('text', {x: L - 4, y: py(yv) + 4, 'text-anchor': 'end'}, document.createTextNode(tick(yv))));
+    if (!middles) node.append(svg('text', {x: L + f * (width - L - R), y: height - B + 12, 'text-anchor': ['start', 'middle', 'end'][f * 2]}, document.createTextNode(tick(p.log ? 2 ** xv : xv))));
+    node.append(svg('text', {x: L - 4, y: py(yv) + 4, 'text-anchor': 'end'}, document.createTextNode(tick(yv))));
   }
   node.append(svg('text', {x: (L + width) / 2, y: height - 4, 'text-anchor': 'middle'}, document.createTextNode(p.xlabel || '')),
               svg('text', {x: 10, y: (height - B + T) / 2, 'text-anchor': 'middle', transform: `rotate(-90 10 ${(height - B + T) / 2})`}, document.createTextNode(p.ylabel || '')));
