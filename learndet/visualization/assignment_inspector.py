@@ -184,7 +184,7 @@ def difference(self: AssignmentInspector,
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
     return dict(panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #51726022
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #56547835
 @patch
 def tell(self: AssignmentInspector) -> list[dict]:
     "All panels."
@@ -229,8 +229,9 @@ def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
 @patch
 def warn(self: AssignmentInspector, name: str, trace: Any, odd: tuple) -> list[str]:
     "Orphans, forced and ambiguous priors, in a line each."
-    lines = [f'{name}{trace.why_object(i)}' for i in trace.orphans[:3]]
-    if len(trace.orphans) > 3: lines.append(f'{name}and {len(trace.orphans) - 3} orphans more')
+    orphans = trace.orphans
+    lines = [f'{name}{trace.why_object(i)}' for i in orphans[:3]]
+    if len(orphans) > 3: lines.append(f'{name}and {len(orphans) - 3} orphans more')
     forced, ambiguous = (mask.nonzero()[:, 0].tolist() for mask in odd)
     if forced: lines.append(f'{name}{len(forced)} forced matches below the threshold, e.g. prior {forced[0]}')
     if ambiguous: lines.append(f'{name}{len(ambiguous)} ambiguous priors would do for two objects, e.g. prior {ambiguous[0]}')
