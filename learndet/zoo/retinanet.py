@@ -34,7 +34,7 @@ def retinanet(
         num_classes, in_channels=channels, feat_channels=channels, stacked_convs=stacked_convs,
         anchor_generator=AnchorGenerator(strides, ratios=[.5, 1., 2.], scales=octaves),
         bbox_coder=DeltaXYWHBBoxCoder(),
-        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4),
+        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4, ignore_iof_thr=.5),
         loss_cls=FocalLoss(gamma=2., alpha=.25), loss_bbox=L1Loss())
     neck = FPN(backbone.out_channels, channels, num_outs=5, start_level=1, add_extra_convs='on_input')
     return SingleStageDetector(backbone, neck, head, data_preprocessor)
