@@ -18,7 +18,7 @@ from ..task_modules.losses.focal import FocalLoss
 from ..task_modules.losses.l1 import L1Loss
 from ..task_modules.prior_generators.anchor_generator import AnchorGenerator
 
-# %% ../../nbs/08_zoo/02_retinanet.ipynb #5abf4d43
+# %% ../../nbs/08_zoo/02_retinanet.ipynb #678a4352
 def retinanet(
     num_classes: int = 80,                  # K
     backbone: nn.Module = None,             # gives 4 maps and their `out_channels`; ResNet(50) when None
