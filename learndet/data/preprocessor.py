@@ -6,7 +6,7 @@
 __all__ = ['NORM_PRESETS', 'round_up', 'batch_shape', 'stack_images', 'DetDataPreprocessor', 'grow_masks', 'BatchFixedSizePad',
            'BatchResize']
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #298800dd
+# %% ../../nbs/02_data/09_preprocessor.ipynb #c1c7b0e8
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.patch import patch
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #7233c2cf
+# %% ../../nbs/02_data/09_preprocessor.ipynb #c7d50e25
 _RGB, _BGR = [123.675, 116.28, 103.53], [103.53, 116.28, 123.675]       # mean colour of ImageNet, 0..255
 
 NORM_PRESETS = {
@@ -28,7 +28,7 @@ NORM_PRESETS = {
     'yolov3': dict(mean=[0., 0., 0.], std=[255., 255., 255.], bgr_to_rgb=True),         # Darknet-53
 }
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #0a3d778b
+# %% ../../nbs/02_data/09_preprocessor.ipynb #a7e80107
 def round_up(
     size: int,      # rows or columns
     divisor: int,   # usually the largest stride
@@ -46,7 +46,7 @@ def batch_shape(
     fits = [(h, w) for h, w in buckets or () if h >= H and w >= W]
     return min(fits, key=lambda s: s[0] * s[1], default=(H, W))
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #27ad7664
+# %% ../../nbs/02_data/09_preprocessor.ipynb #7efb0f7f
 def stack_images(
     images: Sequence[Tensor],       # B × (C, h, w), uint8
     shape: tuple[int, int],         # (H, W) of the batch
@@ -59,7 +59,7 @@ def stack_images(
     for b, img in enumerate(images): batch[b, :, :img.shape[1], :img.shape[2]] = img
     return batch
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #ca4dfcf2
+# %% ../../nbs/02_data/09_preprocessor.ipynb #8fbea5b9
 class DetDataPreprocessor(nn.Module):
     "The first part of a model: a list of uint8 pictures becomes one normalised, padded batch."
     def __init__(self,
@@ -105,7 +105,7 @@ class DetDataPreprocessor(nn.Module):
             for augment in self.batch_augments: inputs, data_samples = augment(inputs, data_samples)
         return dict(inputs=inputs, data_samples=data_samples)
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #2354b6b8
+# %% ../../nbs/02_data/09_preprocessor.ipynb #e6534142
 def grow_masks(
     sample,                         # a DetDataSample
     shape: tuple[int, int],         # (H, W) of the batch
@@ -158,7 +158,7 @@ def note_shapes(self: DetDataPreprocessor,
         sample.set_metainfo(dict(batch_input_shape=tuple(shape), pad_shape=pad_shape))
         grow_masks(sample, shape, self.pad_mask, self.mask_pad_value, self.pad_seg, self.seg_pad_value)
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #f58c73e8
+# %% ../../nbs/02_data/09_preprocessor.ipynb #e65e9128
 @patch
 def check_batch(self: DetDataPreprocessor,
     inputs: Tensor,                     # (B, C, H, W) float, of a training
@@ -175,7 +175,7 @@ def check_batch(self: DetDataPreprocessor,
         warnings.warn(f'the first batch has mean {mean:.3g} and standard deviation {std:.3g} after normalising with mean='
                       f'{values[0]}, std={values[1]}: are these of other pictures, or were the pictures normalised before?')
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #7f67afd2
+# %% ../../nbs/02_data/09_preprocessor.ipynb #0089889d
 class BatchFixedSizePad:
     "Rows below and columns to the right, until the batch has a fixed size."
     def __init__(self,

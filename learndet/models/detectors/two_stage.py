@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['given_proposals', 'TwoStageDetector', 'RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN']
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #18ed7231
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #cbdab056
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +19,7 @@ from ..roi_heads.standard_roi_head import regions_to_rois
 from ...structures.ground_truth import padded_size
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #22e9a98c
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #adc05c07
 def given_proposals(
     data_samples: list[DetDataSample],    # B, with `proposals.bboxes` (R, 4) xyxy, pixels of the network's input, perhaps `scores`
     device: torch.device = 'cpu',         # where the head's outputs live
@@ -34,10 +34,11 @@ def given_proposals(
     R = padded_size(max(map(len, bboxes)), (8, 16, 32, 64, 128))
     block = pad_sequence([torch.cat([b, s[:, None]], dim=1) for b, s in zip(bboxes, scores)], batch_first=True)     # (B, longest, 5)
     block = nn.functional.pad(block, (0, 0, 0, R - block.shape[1])).to(device, non_blocking=True)
-    valid = torch.arange(R) < torch.tensor([[len(b)] for b in bboxes])
-    return Proposals(block[..., :4], block[..., 4], valid.to(device, non_blocking=True))
+    there = (torch.arange(R) < torch.tensor([[len(b)] for b in bboxes])).to(device, non_blocking=True)                # (B, R)
+    valid = there & block.isfinite().all(-1) & (block[..., 2] > block[..., 0]) & (block[..., 3] > block[..., 1])      # boxes with an area
+    return Proposals(block[..., :4].where(valid[..., None], 0.), block[..., 4].where(valid, 0.), valid)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #e63fce84
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #13f9735f
 class TwoStageDetector(BaseDetector):
     "A region proposal network and a head that looks at its proposals."
     def __init__(
@@ -72,7 +73,7 @@ class TwoStageDetector(BaseDetector):
         else: rpn_losses, proposals = self.rpn_head.loss_and_propose(feats, data_samples)
         return {**rpn_losses, **self.roi_head.loss(feats, proposals, data_samples)}
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #f107d679
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #0bcd07b8
 @patch
 def propose(
     self: TwoStageDetector,
@@ -107,7 +108,7 @@ def _forward(
     proposals = self.propose(feats, data_samples)
     return (*outs, *self.roi_head(feats, regions_to_rois(proposals.bboxes)))
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #afd462c2
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #b07b48f7
 class RPN(SingleStageDetector):
     "A region proposal network as a detector of its own (arXiv:1506.01497, sec. 3.1)."
     def __init__(
@@ -132,7 +133,7 @@ class FastRCNN(TwoStageDetector):
     ):
         super().__init__(backbone, neck, None, roi_head, data_preprocessor, init_cfg)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #2a29267c
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #b881ccb5
 class FasterRCNN(TwoStageDetector):
     "A two-stage detector by the name that MMDetection's configs use (arXiv:1506.01497)."
 
