@@ -126,7 +126,7 @@ class ClassAwareSampler(EpochSampler):
         turns = (c for c in cycle_shuffled(list(images), rng) for _ in range(self.num_sample_class))
         return np.array([next(images[c]) for c in itertools.islice(turns, len(self.dataset))])
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #21c82a71
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #1ad89d29
 class BatchSampler:
     "This process's samples in lists of `batch_size`; `skip(n)` goes on in the middle of an epoch."
     def __init__(self,
@@ -147,8 +147,8 @@ class BatchSampler:
             if len(batch) == self.batch_size or not self.drop_last: yield batch
 
     def __iter__(self) -> Iterator[list[Index]]:
-        start, self._skip = self._skip, 0
-        return itertools.islice(self.batches(), start, None)
+        start, self._skip = self._skip, 0       # on the first `next`: loaders ask for an iterator twice and use the second
+        yield from itertools.islice(self.batches(), start, None)
 
     def __len__(self) -> int:                           # batches of a whole epoch
         n = len(self.sampler)

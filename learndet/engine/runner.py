@@ -7,12 +7,12 @@ __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from
            'interval_milestones', 'TrainLoop', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop', 'TestLoop',
            'mean_losses', 'usual_hooks', 'Runner', 'check_writable', 'batch_size_of', 'length_of', 'check_loader',
            'cfg_text', 'interruptible', 'fill_num_classes', 'takes_num_classes', 'loader_from_cfg', 'partial_from_cfg',
-           'model_from_cfg', 'compiled', 'init_weights', 'loops_from_cfg', 'hooks_from_cfg', 'hook_from_cfg',
-           'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg', 'setup_env', 'plain_cfg', 'runner_args',
-           'settings_from_cfg']
+           'same_classes', 'model_from_cfg', 'compiled', 'init_weights', 'loops_from_cfg', 'hooks_from_cfg',
+           'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg', 'setup_env', 'plain_cfg',
+           'runner_args', 'settings_from_cfg']
 
-# %% ../../nbs/05_engine/09_runner.ipynb #1364221a
-import bisect, difflib, functools, inspect, itertools, os, signal, threading, time
+# %% ../../nbs/05_engine/09_runner.ipynb #20e7e76c
+import bisect, difflib, functools, inspect, itertools, os, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from ..core.patch import patch
 from ..core.registry import DATASETS, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, build, custom_imports, locate
+from ..data.base_dataset import DetDataset
+from ..data.wrappers import agree_on_classes
 from .black_box import CheckInvalidLossHook, to_device
 from .checkpoint import checkpoint_meta, find_latest_checkpoint, load_state
 from .checkpoint import load_checkpoint as read_checkpoint, save_checkpoint as write_checkpoint
@@ -48,10 +50,11 @@ def seed_loader(
     loader.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2 ** 63)
     if isinstance(loader.sampler, torch.utils.data.RandomSampler): loader.sampler.generator = loader.generator
 
-# %% ../../nbs/05_engine/09_runner.ipynb #8577032f
+# %% ../../nbs/05_engine/09_runner.ipynb #cc4c60c6
 class SkippableBatches:
     "A batch sampler whose first batches can be left out, unread."
     def __init__(self, batch_sampler): self.batch_sampler, self.left_out = batch_sampler, 0
+    def skip(self, n: int): self.left_out = n                      # by the next iteration, and only by it
     def __len__(self) -> int: return len(self.batch_sampler)       # of a whole epoch
     def __getattr__(self, name): return getattr(self.__dict__['batch_sampler'], name)
     def __iter__(self) -> Iterator[list]:      # a generator: loaders with workers ask for an iterator twice, use the second
@@ -65,9 +68,9 @@ def batches_from(
     "The rest of an epoch; a DataLoader does not even read what is left out."
     if not skip: return iter(loader)
     if getattr(loader, 'batch_sampler', None) is None: return itertools.islice(iter(loader), skip, None)
-    if not isinstance(loader.batch_sampler, SkippableBatches):
+    if not hasattr(loader.batch_sampler, 'skip'):                                              # torch's own has not
         object.__setattr__(loader, 'batch_sampler', SkippableBatches(loader.batch_sampler))    # a DataLoader guards its own
-    loader.batch_sampler.left_out = skip
+    loader.batch_sampler.skip(skip)
     return iter(loader)
 
 # %% ../../nbs/05_engine/09_runner.ipynb #1e5d6112
@@ -794,7 +797,18 @@ def partial_from_cfg(
     takes = inspect.signature(kind).parameters
     return functools.partial(kind, **({k: v for k, v in defaults.items() if k in takes} | cfg))
 
-# %% ../../nbs/05_engine/09_runner.ipynb #87f95771
+# %% ../../nbs/05_engine/09_runner.ipynb #a842320f
+def same_classes(
+    loaders: dict,         # name -> loader, in order train, val, test; changed in place
+) -> list[str]:            # one sentence for each class that only one of the sets has objects of
+    "The same label means the same name in every set."
+    datasets = [getattr(loader, 'dataset', None) for loader in loaders.values()]
+    datasets = list(dict.fromkeys(d for d in datasets if isinstance(d, DetDataset)))
+    says = agree_on_classes(*datasets) if len(datasets) > 1 else []
+    if says: warnings.warn('; '.join(says))
+    return says
+
+# %% ../../nbs/05_engine/09_runner.ipynb #e1135d2d
 def model_from_cfg(
     cfg: dict,                 # the whole config
     loaders: dict,             # name -> loader, built
@@ -815,10 +829,11 @@ def model_from_cfg(
 
 def compiled(
     model: nn.Module,
-    options: bool | dict = False,      # True, or arguments of torch.compile; `target` names another method than forward
+    options: bool | dict = False,      # True: the tasks (assign and loss); or arguments of torch.compile for `target`, a method
 ) -> nn.Module:
-    "The model with its forward compiled, if asked for; parameter names stay."
+    "The model with its task functions, or one of its methods, compiled; parameter names stay."
     if not options: return model
+    if options is True and hasattr(model, 'compile_tasks') and model.compile_tasks(): return model
     options = dict(options) if isinstance(options, dict) else {}
     target = options.pop('target', 'forward')
     setattr(model, target, torch.compile(getattr(model, target), **options))
@@ -900,7 +915,7 @@ def setup_env(
         import cv2
         cv2.setNumThreads(mp['opencv_num_threads'])
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c13f4d40
+# %% ../../nbs/05_engine/09_runner.ipynb #c8ec929b
 def plain_cfg(
     cfg,               # a Config, or nested dicts
 ) -> dict:             # ordinary dicts
@@ -923,6 +938,7 @@ def runner_args(
     set_random_seed(seed := sync_random_seed(randomness.get('seed')))
     loaders = {f'{m}_dataloader': loader_from_cfg(cfg[f'{m}_dataloader'], seed, f'{m}_dataloader', m == 'train')
                for m in ('train', 'val', 'test') if cfg.get(f'{m}_dataloader')}
+    same_classes(loaders)
     model = model_from_cfg(cfg, loaders, device)
     args = dict(model=model, seed=seed, cfg=given, device=device, deterministic=randomness.get('deterministic', False),
                 **loaders)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['count_positives', 'show_positives', 'show_counts', 'show_assignment', 'compare_assignments', 'list_orphans']
 
-# %% ../../nbs/07_visualization/01_assignment.ipynb #af5c2b95
+# %% ../../nbs/07_visualization/01_assignment.ipynb #be9953ea
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..core.draw import PALETTE, class_colors, show_bboxes, show_image
-from ..task_modules.assigners.assign_result import IGNORE, AssignResult
-from ..task_modules.assigners.max_iou_assigner import AssignTrace, MaxIoUAssigner
+from ..task_modules.assigners.assign_result import IGNORE, AssignResult, AssignTrace
+from ..task_modules.assigners.max_iou_assigner import MaxIoUAssigner
 from .priors import fade
 
 # %% ../../nbs/07_visualization/01_assignment.ipynb #de08db0d

@@ -382,3 +382,18 @@ def test_compile_reaches_torch_compile(monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda f, **kw: calls.append(kw) or f)
     runner_args(config(compile=dict(mode='reduce-overhead')))
     assert calls == [dict(mode='reduce-overhead')]
+
+
+def test_compile_true_compiles_the_tasks():
+    "`compile=True` reaches assignment and loss; a dict names a method, as in MMDetection."
+    from learndet.engine.runner import compiled
+
+    class Tasks(torch.nn.Module):
+        done = ()
+        def compile_tasks(self): self.done = ['bbox_head']; return self.done
+        def forward(self, x): return x
+
+    model = compiled(Tasks(), True)
+    assert model.done == ['bbox_head'] and 'forward' not in vars(model)
+    named = compiled(Tasks(), dict(target='forward', backend='eager'))
+    assert named.done == () and named.forward(torch.ones(1)) == 1 and 'forward' in vars(named)

@@ -4,8 +4,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
-from learndet.task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
+from learndet.task_modules.coders.bucketing_coder import BucketingBBoxCoder
+from learndet.task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder, DeltaXYWHBBoxCoderForGLIP, LegacyDeltaXYWHBBoxCoder
+from learndet.task_modules.coders.distance_point_coder import DistancePointBBoxCoder
+from learndet.task_modules.coders.pseudo_coder import PseudoBBoxCoder
+from learndet.task_modules.coders.tblr_coder import TBLRBBoxCoder
+from learndet.task_modules.coders.yolo_coder import YOLOBBoxCoder
 from learndet.task_modules.prior_generators.anchor_generator import AnchorGenerator
+from learndet.task_modules.prior_generators.point_generator import MlvlPointGenerator
+from learndet.task_modules.prior_generators.yolo_anchor_generator import YOLOAnchorGenerator
 from learndet.task_modules.samplers.sampling import PseudoSampler, RandomSampler
 
 WAITS = ('aten.nonzero', 'aten._local_scalar_dense', 'aten.masked_select', 'aten.unique', 'aten._unique', 'aten.item',
@@ -70,3 +77,30 @@ def test_matching_in_many_pieces():
     "The same when the matrix is too large to be kept: 40 million pairs."
     gts = torch.rand(1, 5000, 4)
     with NoSync(): MaxIoUAssigner(.5, .4).assign(torch.rand(8000, 4), torch.cat([gts[..., :2], gts[..., :2] + gts[..., 2:]], dim=-1))
+
+
+def test_other_coders():
+    _, _, priors, gts, *_ = batch(G=8)
+    priors, shapes, stride = priors[:6], torch.tensor([[64, 80], [50, 70]]), torch.full((6,), 8.)
+    targets, points = gts[:, :6], (priors[:, :2] + priors[:, 2:]) / 2
+    with NoSync():
+        for coder in (TBLRBBoxCoder(), TBLRBBoxCoder([1., 2., 3., 4.]), PseudoBBoxCoder(), DeltaXYWHBBoxCoderForGLIP()):
+            coder.decode(priors, coder.encode(priors, targets), shapes)
+        coder = DistancePointBBoxCoder()
+        coder.decode(points, coder.encode(points, targets, max_dis=16), shapes)
+        coder = YOLOBBoxCoder()
+        coder.decode(priors, coder.encode(priors, targets, stride), stride, shapes)
+        for options in ({}, dict(offset_topk=1, cls_ignore_neighbor=False)):
+            coder = BucketingBBoxCoder(6, 1.7, **options)
+            offsets, _, labels, _ = coder.encode(priors, targets)
+            coder.decode(priors, (labels, offsets), shapes)
+
+
+def test_points_and_responsible_cells():
+    shapes, gts, valid = torch.tensor([[64, 80], [50, 70]]), torch.rand(2, 5, 4) * 60, torch.rand(2, 5) < .5
+    points, yolo = MlvlPointGenerator([8, 16]), YOLOAnchorGenerator([16, 8], [[(20, 30)], [(8, 9)]])
+    with NoSync():
+        for with_stride in (False, True): priors = torch.cat(points.grid_priors([(8, 10), (4, 5)], with_stride=with_stride))
+        points.inside_flags(priors, points.valid_flags([(8, 10), (4, 5)], shapes), shapes, allowed_border=0)
+        yolo.responsible_flags([(4, 5), (8, 10)], gts, valid), yolo.responsible_flags([(4, 5), (8, 10)], gts[:, :0])
+        for generator in (points, yolo): generator.sparse_priors(torch.tensor([[3, 7]]), (4, 5), 1)

@@ -32,8 +32,8 @@ def test_equal_to_torchvision(stds):
     theirs, ours = utils.BoxCoder(tuple(1 / s for s in stds)), DeltaXYWHBBoxCoder(target_stds=stds)
     priors, gts = boxes(500), boxes(500, seed=1)
     assert torch.allclose(ours.encode(priors, gts), theirs.encode_single(gts, priors), atol=1e-4, rtol=1e-4)
-    deltas = torch.randn(500, 4)
-    assert torch.allclose(ours.decode(priors, deltas), theirs.decode_single(deltas, priors), atol=1e-3, rtol=1e-5)
+    deltas = torch.randn(500, 4, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(ours.decode(priors, deltas), theirs.decode_single(deltas, priors), atol=1e-3, rtol=1e-4)
 
 
 def test_zero_delta_and_normalised_targets():

@@ -9,7 +9,7 @@ import pytest
 from learndet.core.samples import samples_dir
 
 TINY = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
-        'model.backbone.base_channels=8', 'model.backbone.stem_channels=8', 'model.neck.in_channels=[16,32,64]']
+        'model.backbone.base_channels=16', 'model.backbone.stem_channels=16', 'model.neck.in_channels=[32,64,128]']
 
 
 def learndet(*words, cwd, **kwargs):

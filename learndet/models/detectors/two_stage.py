@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['given_proposals', 'TwoStageDetector', 'RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN']
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #cbdab056
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #18ed7231
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +19,7 @@ from ..roi_heads.standard_roi_head import regions_to_rois
 from ...structures.ground_truth import padded_size
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #adc05c07
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #51af95fd
 def given_proposals(
     data_samples: list[DetDataSample],    # B, with `proposals.bboxes` (R, 4) xyxy, pixels of the network's input, perhaps `scores`
     device: torch.device = 'cpu',         # where the head's outputs live
@@ -38,7 +38,7 @@ def given_proposals(
     valid = there & block.isfinite().all(-1) & (block[..., 2] > block[..., 0]) & (block[..., 3] > block[..., 1])      # boxes with an area
     return Proposals(block[..., :4].where(valid[..., None], 0.), block[..., 4].where(valid, 0.), valid)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #13f9735f
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #e63fce84
 class TwoStageDetector(BaseDetector):
     "A region proposal network and a head that looks at its proposals."
     def __init__(
@@ -73,7 +73,7 @@ class TwoStageDetector(BaseDetector):
         else: rpn_losses, proposals = self.rpn_head.loss_and_propose(feats, data_samples)
         return {**rpn_losses, **self.roi_head.loss(feats, proposals, data_samples)}
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #0bcd07b8
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #f107d679
 @patch
 def propose(
     self: TwoStageDetector,
@@ -108,7 +108,7 @@ def _forward(
     proposals = self.propose(feats, data_samples)
     return (*outs, *self.roi_head(feats, regions_to_rois(proposals.bboxes)))
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #b07b48f7
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #afd462c2
 class RPN(SingleStageDetector):
     "A region proposal network as a detector of its own (arXiv:1506.01497, sec. 3.1)."
     def __init__(
@@ -133,7 +133,7 @@ class FastRCNN(TwoStageDetector):
     ):
         super().__init__(backbone, neck, None, roi_head, data_preprocessor, init_cfg)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #b881ccb5
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #2a29267c
 class FasterRCNN(TwoStageDetector):
     "A two-stage detector by the name that MMDetection's configs use (arXiv:1506.01497)."
 
