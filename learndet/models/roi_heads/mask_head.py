@@ -6,8 +6,9 @@
 __all__ = ['UPSAMPLE_LAYERS', 'MASK_INIT', 'build_upsample_layer', 'FCNMaskHead', 'MaskStack', 'stack_masks',
            'batch_mask_targets', 'outline_targets']
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #77b573b7
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #81fc90e4
 from dataclasses import dataclass
+from itertools import accumulate
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,7 +82,7 @@ class FCNMaskHead(BaseModule):
         if self.upsample is not None: x = self.upsample(x)
         return self.conv_logits(self.relu(x) if self.is_deconv else x)
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #b539c353
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #b04961ce
 @dataclass
 class MaskStack:
     "The bitmaps of a batch, behind each other."
@@ -95,11 +96,11 @@ def stack_masks(
 ) -> MaskStack:
     "The batch's bitmaps on the device, one copy."
     masks = [s.gt_instances.masks.to_bitmap() for s in data_samples]
-    H, W = max(m.height for m in masks), max(m.width for m in masks)
-    counts, sizes = torch.tensor([len(m) for m in masks]), torch.tensor([[m.height, m.width] for m in masks])
-    bitmaps = torch.zeros(max(int(counts.sum()), 1), H, W, dtype=torch.uint8)
-    for i, m in zip((counts.cumsum(0) - counts).tolist(), masks): bitmaps[i:i + len(m), :m.height, :m.width] = m.to_tensor()
-    return MaskStack(*(t.to(device, non_blocking=True) for t in (bitmaps, counts.cumsum(0) - counts, sizes)))
+    H, W, first = max(m.height for m in masks), max(m.width for m in masks), [0, *accumulate(map(len, masks))]
+    bitmaps = torch.zeros(max(first[-1], 1), H, W, dtype=torch.uint8)
+    for i, m in zip(first, masks): bitmaps[i:i + len(m), :m.height, :m.width] = m.to_tensor()
+    sizes = torch.tensor([[m.height, m.width] for m in masks])
+    return MaskStack(*(t.to(device, non_blocking=True) for t in (bitmaps, torch.tensor(first[:-1]), sizes)))
 
 def batch_mask_targets(
     regions: Tensor,       # (B, P, 4) xyxy, pixels of the network's input
