@@ -6,7 +6,7 @@
 __all__ = ['UPSAMPLE_LAYERS', 'MASK_INIT', 'build_upsample_layer', 'FCNMaskHead', 'MaskStack', 'stack_masks',
            'batch_mask_targets', 'outline_targets']
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #81fc90e4
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #ce08e794
 from dataclasses import dataclass
 from itertools import accumulate
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.patch import patch
+from ...core.processes import reduce_mean
 from ..layers.conv_module import ConvModule, build_conv_layer, layer_type
 from ..layers.init import BaseModule
 from .roi_align import roi_align
@@ -151,7 +152,7 @@ def get_targets(
         return outline_targets(regions, objects, positive, masks, mask_size).to(regions.device)
     return batch_mask_targets(regions, objects, stack_masks(data_samples, regions.device), mask_size)
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #451425ee
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #8af75853
 @patch
 def loss(
     self: FCNMaskHead,
@@ -165,7 +166,7 @@ def loss(
         raise ValueError(f'the mask head gives {tuple(mask_preds.shape[-2:])} cells, targets have {tuple(targets.shape[-2:])}: '
                          'set mask_size of the RoI head')
     if self.class_agnostic: labels = torch.zeros_like(labels)
-    return dict(loss_mask=self.loss_mask(mask_preds, targets, label=labels, weight=positive.float(), avg_factor=positive.sum().clamp(min=1)))
+    return dict(loss_mask=self.loss_mask(mask_preds, targets, label=labels, weight=positive.float(), avg_factor=reduce_mean(positive.sum().float()).clamp(min=1)))
 
 # %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #deca5a00
 @patch
