@@ -6,13 +6,15 @@
 __all__ = ['UPSAMPLE_LAYERS', 'MASK_INIT', 'build_upsample_layer', 'FCNMaskHead', 'MaskStack', 'stack_masks',
            'batch_mask_targets', 'outline_targets']
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #77b573b7
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #ce08e794
 from dataclasses import dataclass
+from itertools import accumulate
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.patch import patch
+from ...core.processes import reduce_mean
 from ..layers.conv_module import ConvModule, build_conv_layer, layer_type
 from ..layers.init import BaseModule
 from .roi_align import roi_align
@@ -81,7 +83,7 @@ class FCNMaskHead(BaseModule):
         if self.upsample is not None: x = self.upsample(x)
         return self.conv_logits(self.relu(x) if self.is_deconv else x)
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #b539c353
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #b04961ce
 @dataclass
 class MaskStack:
     "The bitmaps of a batch, behind each other."
@@ -95,11 +97,11 @@ def stack_masks(
 ) -> MaskStack:
     "The batch's bitmaps on the device, one copy."
     masks = [s.gt_instances.masks.to_bitmap() for s in data_samples]
-    H, W = max(m.height for m in masks), max(m.width for m in masks)
-    counts, sizes = torch.tensor([len(m) for m in masks]), torch.tensor([[m.height, m.width] for m in masks])
-    bitmaps = torch.zeros(max(int(counts.sum()), 1), H, W, dtype=torch.uint8)
-    for i, m in zip((counts.cumsum(0) - counts).tolist(), masks): bitmaps[i:i + len(m), :m.height, :m.width] = m.to_tensor()
-    return MaskStack(*(t.to(device, non_blocking=True) for t in (bitmaps, counts.cumsum(0) - counts, sizes)))
+    H, W, first = max(m.height for m in masks), max(m.width for m in masks), [0, *accumulate(map(len, masks))]
+    bitmaps = torch.zeros(max(first[-1], 1), H, W, dtype=torch.uint8)
+    for i, m in zip(first, masks): bitmaps[i:i + len(m), :m.height, :m.width] = m.to_tensor()
+    sizes = torch.tensor([[m.height, m.width] for m in masks])
+    return MaskStack(*(t.to(device, non_blocking=True) for t in (bitmaps, torch.tensor(first[:-1]), sizes)))
 
 def batch_mask_targets(
     regions: Tensor,       # (B, P, 4) xyxy, pixels of the network's input
@@ -150,7 +152,7 @@ def get_targets(
         return outline_targets(regions, objects, positive, masks, mask_size).to(regions.device)
     return batch_mask_targets(regions, objects, stack_masks(data_samples, regions.device), mask_size)
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #451425ee
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #8af75853
 @patch
 def loss(
     self: FCNMaskHead,
@@ -164,7 +166,7 @@ def loss(
         raise ValueError(f'the mask head gives {tuple(mask_preds.shape[-2:])} cells, targets have {tuple(targets.shape[-2:])}: '
                          'set mask_size of the RoI head')
     if self.class_agnostic: labels = torch.zeros_like(labels)
-    return dict(loss_mask=self.loss_mask(mask_preds, targets, label=labels, weight=positive.float(), avg_factor=positive.sum().clamp(min=1)))
+    return dict(loss_mask=self.loss_mask(mask_preds, targets, label=labels, weight=positive.float(), avg_factor=reduce_mean(positive.sum().float()).clamp(min=1)))
 
 # %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #deca5a00
 @patch
