@@ -1,6 +1,6 @@
 """Task modules against torchvision's, and against loops over images and objects: in one process, interleaved, one thread.
 
-    python benchmarks/task_modules.py [--objects 8 32] [--size 800 1344] [--repeat 5] [--compile]
+    python benchmarks/task_modules.py [--objects 8 32] [--size 800 1344] [--repeat 5] [--compile] [--aerial]
 
 Prints process CPU time (median) and ratios to torchvision, and the peak of live tensor bytes. A ratio above 1 means that
 learndet needs that many times less. Absolute times mean little on a shared machine; ratios of one run can be compared.
@@ -20,6 +20,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from learndet.structures.overlaps import bbox_overlaps
+from learndet.task_modules.assigners.atss import ATSSAssigner
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
 from learndet.task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
 from learndet.task_modules.prior_generators.anchor_generator import AnchorGenerator
@@ -85,6 +86,33 @@ def assign_loop(priors, gts, pos=.5, neg=.4):
     return torch.stack(out)
 
 
+def atss_loop(priors, gts, levels, topk=9):
+    "The algorithm with a loop over images and one over objects, and the whole matrices of IoU and distance."
+    center, out = (priors[:, :2] + priors[:, 2:]) / 2, []
+    for boxes in gts:
+        iou, middle = bbox_overlaps(boxes, priors), (boxes[:, :2] + boxes[:, 2:]) / 2
+        distance, best, codes = (middle[:, None] - center).square().sum(-1), torch.zeros(len(priors)), torch.zeros(len(priors), dtype=torch.long)
+        for i, box in enumerate(boxes):
+            starts = [sum(levels[:n]) for n in range(len(levels))]
+            near = torch.cat([s + distance[i, s:s + n].topk(min(topk, n), largest=False).indices for s, n in zip(starts, levels)])
+            own = iou[i, near]
+            inside = torch.cat([center[near] - box[:2], box[2:] - center[near]], dim=1).amin(1) > .01
+            near, own = near[keep := (own >= own.mean() + own.std()) & inside], own[keep]
+            better = own > best[near]
+            codes[near[better]], best[near[better]] = i + 1, own[better]
+        out.append(codes)
+    return torch.stack(out)
+
+
+def aerial(priors, levels, size, objects=5000):
+    "Peak memory of 5,000 objects against 200,000 priors, beside that of the matrix."
+    gts = random_objects(1, objects, size)
+    print(f'\n{objects:,} objects x {len(priors):,} priors: the matrix of IoUs would have {objects * len(priors) * 4 / 2 ** 20:,.0f} MiB')
+    for name, f in {'max-IoU': lambda: MaxIoUAssigner(.5, .4).assign(priors, gts),
+                    'ATSS': lambda: ATSSAssigner(9).assign(priors, gts, num_level_priors=levels)}.items():
+        print(f'  {name:34}{peak_mib(f):10.1f} MiB')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--objects', type=int, nargs='+', default=[8, 32], help='objects of an image')
@@ -92,6 +120,7 @@ def main():
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--repeat', type=int, default=5)
     parser.add_argument('--compile', action='store_true', help='time the compiled assigner, too')
+    parser.add_argument('--aerial', action='store_true', help='peak memory of 5,000 objects, too')
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -119,6 +148,15 @@ def main():
         if args.compile: functions['learndet, compiled'] = lambda f=torch.compile(assigner.assign, fullgraph=True): f(priors, gts)
         same = torch.equal(assign_loop(priors, gts), assigner.assign(priors, gts).gt_inds)
         report(f'max-IoU assignment, G = {G} (equal to the loop: {same})', functions, max(args.repeat // 2, 1))
+
+    levels = [9 * h * w for h, w in sizes]
+    for G in args.objects:
+        gts, atss = random_objects(args.batch, G, args.size), ATSSAssigner(9)
+        same = torch.equal(atss_loop(priors, gts, levels), atss.assign(priors, gts, num_level_priors=levels).gt_inds)
+        functions = {'loop over images and objects': lambda: atss_loop(priors, gts, levels),
+                     'learndet': lambda: atss.assign(priors, gts, num_level_priors=levels)}
+        report(f'ATSS, G = {G} (equal to the loop: {same}); ratios to the loop', functions, max(args.repeat // 2, 1))
+    if args.aerial: aerial(priors, levels, args.size)
 
     coder, tv_coder = DeltaXYWHBBoxCoder(), BoxCoder((1., 1., 1., 1.))
     matched = random_objects(1, len(priors), args.size)[0]

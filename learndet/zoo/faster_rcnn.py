@@ -5,26 +5,16 @@
 # %% auto #0
 __all__ = ['faster_rcnn']
 
-# %% ../../nbs/08_zoo/01_faster_rcnn.ipynb #38247771
+# %% ../../nbs/08_zoo/01_faster_rcnn.ipynb #c46ef983
 from torch import nn
 
 from ..models.backbones.resnet import ResNet
-from ..models.dense_heads.rpn_head import RPNHead
-from ..models.detectors.two_stage import TwoStageDetector
+from ..models.detectors.two_stage import FasterRCNN
 from ..models.necks.fpn import FPN
-from ..models.roi_heads.bbox_head import Shared2FCBBoxHead
-from ..models.roi_heads.roi_align import RoIAlign
-from ..models.roi_heads.roi_extractor import SingleRoIExtractor
-from ..models.roi_heads.standard_roi_head import StandardRoIHead
-from ..structures.nms import NMS, PostProcess
-from ..task_modules.assigners.max_iou_assigner import MaxIoUAssigner
-from ..task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
-from ..task_modules.losses.cross_entropy import CrossEntropyLoss
-from ..task_modules.losses.l1 import L1Loss
-from ..task_modules.prior_generators.anchor_generator import AnchorGenerator
-from ..task_modules.samplers.sampling import RandomSampler
+from .fast_rcnn import fpn_roi_head
+from .rpn import fpn_rpn_head
 
-# %% ../../nbs/08_zoo/01_faster_rcnn.ipynb #cf925ba0
+# %% ../../nbs/08_zoo/01_faster_rcnn.ipynb #7eff7d20
 def faster_rcnn(
     num_classes: int = 80,                  # K
     backbone: nn.Module = None,             # gives 4 maps and their `out_channels`; ResNet(50) when None
@@ -34,23 +24,9 @@ def faster_rcnn(
     num_proposals: int = 1000,              # R, at most
     num_regions: int = 512,                 # regions of an image the second stage learns from
     data_preprocessor: nn.Module = None,    # normalises and pads a batch
-) -> TwoStageDetector:
+) -> FasterRCNN:
     "Faster R-CNN with a feature pyramid: propose, then look again (arXiv:1506.01497, arXiv:1612.03144)."
     if backbone is None: backbone = ResNet(50)
-    kept = dict(score_thr=-1., nms=NMS(.7), max_per_img=num_proposals, min_bbox_size=0)
-    rpn_head = RPNHead(
-        channels, feat_channels=channels,
-        anchor_generator=AnchorGenerator([4, 8, 16, 32, 64], ratios=[.5, 1., 2.], scales=[anchor_scale]),
-        bbox_coder=DeltaXYWHBBoxCoder(),
-        assigner=MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3),
-        sampler=RandomSampler(num=256, pos_fraction=.5, add_gt_as_proposals=False),
-        loss_cls=CrossEntropyLoss(use_sigmoid=True), loss_bbox=L1Loss(),
-        proposals=PostProcess(nms_pre=1000, **kept), train_proposals=PostProcess(nms_pre=2000, **kept))
-    roi_head = StandardRoIHead(
-        SingleRoIExtractor(RoIAlign(7), out_channels=channels, featmap_strides=[4, 8, 16, 32]),
-        Shared2FCBBoxHead(num_classes=num_classes, in_channels=channels, fc_out_channels=fc_out_channels,
-                          bbox_coder=DeltaXYWHBBoxCoder(target_stds=(.1, .1, .2, .2)), loss_cls=CrossEntropyLoss(), loss_bbox=L1Loss()),
-        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.5, min_pos_iou=.5, match_low_quality=False),
-        sampler=RandomSampler(num=num_regions, pos_fraction=.25, add_gt_as_proposals=True),
-        postprocess=PostProcess(score_thr=.05, nms=NMS(.5), max_per_img=100))
-    return TwoStageDetector(backbone, FPN(backbone.out_channels, channels, num_outs=5), rpn_head, roi_head, data_preprocessor)
+    rpn_head = fpn_rpn_head(channels, anchor_scale, num_proposals, num_train_proposals=num_proposals)
+    roi_head = fpn_roi_head(num_classes, channels, fc_out_channels, num_regions)
+    return FasterRCNN(backbone, FPN(backbone.out_channels, channels, num_outs=5), rpn_head, roi_head, data_preprocessor)

@@ -12,8 +12,9 @@ from ..layers.conv_module import ConvModule
 from ..layers.init import BaseModule
 from ..layers.inverted_residual import InvertedResidual, make_divisible
 
-# %% ../../../nbs/04_models/01_backbones/06_mobilenet_v2.ipynb #ec339350
-MOBILENET_V2_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+# %% ../../../nbs/04_models/01_backbones/06_mobilenet_v2.ipynb #023d28b2
+MOBILENET_V2_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+                       (6, 320, 1, 1))
 
 # %% ../../../nbs/04_models/01_backbones/06_mobilenet_v2.ipynb #06ba2427
 class MobileNetV2(BaseModule):

@@ -105,7 +105,7 @@ def propose(
     bboxes = bboxes.gather(1, inds[..., None].expand(-1, -1, 4)) * valid[..., None]
     return Proposals(bboxes, scores.gather(1, inds) * valid, valid)
 
-# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #f5af608a
+# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #71d28a66
 @patch
 def loss_and_propose(
     self: RPNHead,
@@ -115,8 +115,7 @@ def loss_and_propose(
     "The RPN's loss, and what it proposes to the second stage."
     outs, metas = self(feats), [s.metainfo for s in batch_data_samples]
     gt = pad_ground_truth(batch_data_samples).to(feats[0].device)
-    losses = self.loss_by_feat(*outs, gt=gt, batch_img_metas=metas)
-    return {k.replace('loss_', 'loss_rpn_'): v for k, v in losses.items()}, self.propose(*outs, metas, self.train_proposals)
+    return self.loss_by_feat(*outs, gt=gt, batch_img_metas=metas), self.propose(*outs, metas, self.train_proposals)
 
 @patch
 def loss_by_feat(
@@ -125,10 +124,11 @@ def loss_by_feat(
     bbox_preds: list[Tensor],      # L maps (B, A·4, H, W)
     gt,                            # the batch's objects, padded; their classes do not matter here
     batch_img_metas: list[dict],   # B
-) -> dict[str, Tensor]:            # loss_cls, loss_bbox
-    "The anchor head's loss with every object of class 0."
+) -> dict[str, Tensor]:            # loss_rpn_cls, loss_rpn_bbox
+    "The anchor head's loss with every object of class 0, under names of its own."
     gt = type(gt)(gt.bboxes, torch.zeros_like(gt.labels), gt.valid, gt.ignored_bboxes, gt.ignored_valid)
-    return AnchorHead.loss_by_feat(self, cls_scores, bbox_preds, gt, batch_img_metas)
+    losses = AnchorHead.loss_by_feat(self, cls_scores, bbox_preds, gt, batch_img_metas)
+    return {name.replace('loss_', 'loss_rpn_'): value for name, value in losses.items()}
 
 @patch
 def predict_by_feat(

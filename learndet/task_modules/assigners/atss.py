@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['box_centers', 'take_rows', 'nearest_priors', 'nearest_of_levels', 'mean_and_std', 'depth_inside', 'best_claim',
-           'PairAssigner', 'full_objects', 'full_precision', 'with_batch', 'ATSSAssigner', 'first_of', 'as_table',
-           'reason_left_out', 'ATSSTrace']
+           'PairAssigner', 'full_objects', 'at_least_one', 'full_precision', 'with_batch', 'ATSSAssigner', 'first_of',
+           'pairs_as_table', 'reason_left_out', 'ATSSTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #71d39843
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #d73e76ef
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, labels_of,
-                                                            state_of)
+from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image, leave_out,
+                                                            result_of, state_of)
 from .max_iou_assigner import MaxIoUAssigner
 
 # %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #47ad19ec
@@ -100,15 +100,15 @@ def best_claim(
     first = pairs.new_full((B, num_priors), G + 1).scatter_reduce(1, pairs, torch.where(wins, numbers, G + 1), 'amin')
     return torch.where(first <= G, first, NEGATIVE), torch.where(first <= G, best, 0.)
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #c746856d
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #0d6f4249
 class PairAssigner:
     "What rules over pairs of a prior and an object share; a rule brings `match` and `explain`."
-    ignore_iof_thr, ignore_wrt_candidates, has_metrics = -1, True, False
+    ignore_iof_thr, ignore_wrt_candidates, by_center, has_metrics = -1, True, True, False
     region_overlap, left_out = MaxIoUAssigner.region_overlap, MaxIoUAssigner.left_out
 
-    def extent(self, priors: Tensor) -> Tensor:
-        "The boxes that may lie in an ignored region: the priors themselves."
-        return priors
+    def middle_of(self, priors: Tensor) -> Tensor:
+        "The points that may lie in an ignored region: the centres of the priors."
+        return box_centers(priors)
 
     def match(self,
         priors: Tensor,         # (B, P, 4)
@@ -121,7 +121,7 @@ class PairAssigner:
         "(B, P) codes, (B, P) overlaps, (B, P) metrics or None, and the numbers that a trace keeps, all with B in front."
         raise NotImplementedError(f'{type(self).__name__} has no match(priors, gt_bboxes, gt_labels, gt_valid, takes_part)')
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #2ae322dd
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #4b4e4be4
 @patch
 def assign(self: PairAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4): what the rule takes, pixels
@@ -135,10 +135,8 @@ def assign(self: PairAssigner,
 ) -> AssignResult:                      # with B in front if the objects had it
     "What every prior should find."
     tensors = (gt_bboxes, gt_labels, gt_valid, gt_bboxes_ignore, ignore_valid, prior_valid)
-    one = gt_bboxes.dim() == 2
-    if one: tensors, more = [t if t is None else t[None] for t in tensors], with_batch(more)
-    with torch.no_grad(): result, _ = self.assign_batch(priors, *tensors, **more)
-    return result[0] if one else result
+    if gt_bboxes.dim() == 2: return first_image(self.assign, priors, *tensors, **more)
+    with torch.no_grad(): return self.assign_batch(priors, *tensors, **more)[0]
 
 @patch
 def assign_batch(self: PairAssigner,
@@ -155,17 +153,19 @@ def assign_batch(self: PairAssigner,
     (B, G), P, device = gt_bboxes.shape[:2], priors.shape[-2], priors.device
     if priors.dim() == 3 and len(priors) != B:
         raise ValueError(f'priors {tuple(priors.shape)} and objects {tuple(gt_bboxes.shape)} are of different batches')
-    num_gts = torch.full((B,), G, device=device) if gt_valid is None else gt_valid.sum(dim=1)
     codes, overlaps, numbers = torch.zeros(B, P, dtype=torch.long, device=device), priors.new_zeros(B, P), {}
     metrics = overlaps if self.has_metrics else None
     if P > 0:
-        out = self.left_out(self.extent(priors), gt_bboxes_ignore, ignore_valid, prior_valid)
+        out = self.left_out(priors, gt_bboxes_ignore, ignore_valid, prior_valid)
         out = torch.zeros(B, P, dtype=torch.bool, device=device) if out is None else out
         objects = full_objects(gt_bboxes, gt_labels, gt_valid)
         codes, overlaps, metrics, numbers = self.match(priors[..., :4].float().expand(B, -1, -1), *objects, ~out, **full_precision(more))
-        codes, overlaps = torch.where(out, IGNORE, codes), torch.where(out, -1., overlaps)
-    labels = None if gt_labels is None else labels_of(codes, gt_labels)
-    return AssignResult(codes, overlaps, labels, num_gts, metrics), numbers
+        numbers['decided'] = codes = torch.where(out, IGNORE, codes)
+        if self.by_center: codes = leave_out(codes, self.middle_of(priors), gt_bboxes_ignore, ignore_valid)['region']
+        overlaps = torch.where(codes == IGNORE, -1., overlaps)
+    result = result_of(codes, overlaps, gt_bboxes, gt_labels, gt_valid)
+    result.assign_metrics = metrics
+    return result, numbers
 
 def full_objects(
     gt_bboxes: Tensor,              # (B, G, 4)
@@ -174,14 +174,19 @@ def full_objects(
 ) -> tuple[Tensor, Tensor | None, Tensor]:      # the same with flags and G >= 1
     "The objects as a rule sees them: where there are none, one that does not count."
     if gt_valid is None: gt_valid = torch.ones(gt_bboxes.shape[:2], dtype=torch.bool, device=gt_bboxes.device)
-    if gt_bboxes.shape[1] > 0: return gt_bboxes.float(), gt_labels, gt_valid
-    one = lambda t: t.new_zeros(t.shape[0], 1, *t.shape[2:])
-    return one(gt_bboxes).float(), None if gt_labels is None else one(gt_labels), one(gt_valid)
+    return at_least_one(gt_bboxes).float(), at_least_one(gt_labels), at_least_one(gt_valid)
+
+def at_least_one(
+    rows: Tensor | None,            # (B, G, ...)
+) -> Tensor | None:                 # (B, 1, ...) zeros where G was 0
+    "One row where there is none."
+    return rows if rows is None or rows.shape[1] > 0 else rows.new_zeros(rows.shape[0], 1, *rows.shape[2:])
 
 def full_precision(
     more: dict[str, Any],           # predictions, by name
 ) -> dict[str, Any]:
-    "Half precision is for layers: costs and overlaps are float32."
+    "Half precision is for layers: costs and overlaps are float32. What comes with an object has at least one row, too."
+    more = {name: at_least_one(t) if torch.is_tensor(t) and t.dim() > 1 else t for name, t in more.items()}
     return {name: t.float() if torch.is_tensor(t) and t.is_floating_point() else t for name, t in more.items()}
 
 def with_batch(
@@ -190,9 +195,10 @@ def with_batch(
     "The same as those of a batch of one."
     return {name: t[None] if torch.is_tensor(t) else t for name, t in more.items()}
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #e3466a4d
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #c9a87b61
 class ATSSAssigner(PairAssigner):
     "Objects set their own IoU threshold, mean plus deviation of the priors around their centre (arXiv:1912.02424)."
+    last_rule, by_center = 'conflict', False
     def __init__(self,
         topk: int,                          # candidates of an object on each level
         alpha: float = None,                # rate candidates by score^(1 - alpha) · IoU^alpha of the prediction, as DDOD does
@@ -248,7 +254,7 @@ def rate(self: ATSSAssigner,
     scores = cls_scores.flatten(1).gather(1, place.flatten(1)).view_as(overlaps).sigmoid()
     return scores ** (1 - self.alpha) * overlaps ** self.alpha
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #54b9d1c6
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #7262af47
 def first_of(
     wanted: Tensor,     # (G, P) bool: the pair is still in play
     out: Tensor,        # (P,) bool: takes no part
@@ -258,7 +264,7 @@ def first_of(
     first = torch.where(wanted, numbers, len(wanted) + 1).amin(0)
     return torch.where(out, IGNORE, torch.where(first <= len(wanted), first, NEGATIVE))
 
-def as_table(
+def pairs_as_table(
     index: Tensor,      # (G, C) long: the prior of each pair
     values: Tensor,     # (G, C)
     num_priors: int,    # P
@@ -278,12 +284,14 @@ def trace(self: PairAssigner,
     "`assign` for one image, with every step on the way."
     tensors = (t if t is None else t[None] for t in (gt_bboxes, gt_labels, None, gt_bboxes_ignore, None, prior_valid))
     with torch.no_grad(): result, numbers = self.assign_batch(priors, *tensors, **with_batch(more))
-    out, G = result.gt_inds[0] == IGNORE, max(len(gt_bboxes), 1)
+    decided, G = numbers.pop('decided')[0], max(len(gt_bboxes), 1)
+    out = decided == IGNORE
     rules, kept = self.explain({name: t[0] for name, t in numbers.items()}, len(priors))
     steps = dict(start=first_of(torch.zeros(G, len(priors), dtype=torch.bool, device=priors.device), out))
     steps |= {rule: codes if codes.dim() == 1 else first_of(codes, out) for rule, codes in rules.items()}
-    return kept.pop('kind')(self, priors, gt_bboxes, {**steps, self.last_rule: result.gt_inds[0]},
-                            reason_left_out(self, priors, gt_bboxes_ignore, prior_valid), **kept)
+    steps[self.last_rule] = decided
+    if self.by_center: steps['region'] = result.gt_inds[0]
+    return kept.pop('kind')(self, priors, gt_bboxes, steps, reason_left_out(self, priors, gt_bboxes_ignore, prior_valid), **kept)
 
 def reason_left_out(
     assigner: PairAssigner,
@@ -292,15 +300,15 @@ def reason_left_out(
     prior_valid: Tensor | None,         # (P,) bool
 ) -> Callable[[int], str]:              # prior -> why it takes no part, '' where it does
     "The sentence about priors that take no part."
-    regions = assigner.ignore_iof_thr > 0 and gt_bboxes_ignore is not None and len(gt_bboxes_ignore) > 0
-    deep = assigner.region_overlap(assigner.extent(priors), gt_bboxes_ignore[None])[0] if regions else torch.zeros(len(priors))
+    thr, regions = assigner.ignore_iof_thr, gt_bboxes_ignore is not None and len(gt_bboxes_ignore) > 0
+    deep = assigner.region_overlap(priors, gt_bboxes_ignore[None])[0] if regions and thr > 0 else torch.zeros(len(priors))
     def reason(p: int) -> str:
         if prior_valid is not None and not prior_valid[p]: return 'it is not a valid prior'
-        thr = assigner.ignore_iof_thr
-        return f'overlap with an ignored region {digits(deep[p], thr)} > ignore_iof_thr {thr}' if deep[p] > thr > 0 else ''
+        if thr > 0: return f'overlap with an ignored region {digits(deep[p], thr)} > ignore_iof_thr {thr}' if deep[p] > thr else ''
+        return 'its middle is in an ignored region' if regions else ''
     return reason
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #9d311d73
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #efd1985d
 @dataclass
 class ATSSTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, threshold, center, conflict."
@@ -323,12 +331,10 @@ class ATSSTrace(AssignTrace):
 def explain(self: ATSSAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "From lists of candidates to tables."
     index, real = numbers['index'], numbers['real']
-    table = lambda name: as_table(index, numbers[name] & real if numbers[name].dtype == torch.bool else numbers[name] * real, num_priors)
+    table = lambda name: pairs_as_table(index, numbers[name] & real if numbers[name].dtype == torch.bool else numbers[name] * real, num_priors)
     tables = dict(candidate=table('real'), rated=table('rated'), enough=table('enough'), inside=table('inside'))
     rules = dict(candidates=tables['candidate'], threshold=tables['enough'], center=tables['enough'] & tables['inside'])
     return rules, dict(kind=ATSSTrace, threshold=numbers['threshold'], **tables)
-
-ATSSAssigner.last_rule = 'conflict'
 
 # %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #eee1533b
 @patch
