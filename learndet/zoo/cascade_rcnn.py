@@ -49,7 +49,7 @@ def cascade_rcnn(
         bbox_roi_extractor=fpn_roi_extractor(7, channels),
         bbox_head=[box_head(stds) for stds in ((.1, .1, .2, .2), (.05, .05, .1, .1), (.033, .033, .067, .067))],
         mask_roi_extractor=fpn_roi_extractor(14, channels) if with_mask else None, mask_head=mask_head,
-        assigner=[MaxIoUAssigner(pos_iou_thr=u, neg_iou_thr=u, min_pos_iou=u, match_low_quality=False) for u in (.5, .6, .7)],
+        assigner=[MaxIoUAssigner(u, u, min_pos_iou=u, match_low_quality=False, ignore_iof_thr=.5) for u in (.5, .6, .7)],
         sampler=RandomSampler(num=num_regions, pos_fraction=.25, add_gt_as_proposals=True),
         postprocess=PostProcess(score_thr=.05, nms=NMS(.5), max_per_img=100))
     return CascadeRCNN(backbone, FPN(backbone.out_channels, channels, num_outs=5), rpn_head, roi_head, data_preprocessor)

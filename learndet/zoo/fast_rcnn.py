@@ -44,7 +44,7 @@ def fpn_roi_head(
         fpn_roi_extractor(7, channels),
         Shared2FCBBoxHead(num_classes=num_classes, in_channels=channels, fc_out_channels=fc_out_channels, reg_decoded_bbox=reg_decoded_bbox,
                           bbox_coder=DeltaXYWHBBoxCoder(target_stds=(.1, .1, .2, .2)), loss_cls=CrossEntropyLoss(), loss_bbox=loss_bbox or L1Loss()),
-        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.5, min_pos_iou=.5, match_low_quality=False),
+        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.5, min_pos_iou=.5, match_low_quality=False, ignore_iof_thr=.5),
         sampler=RandomSampler(num=num_regions, pos_fraction=.25, add_gt_as_proposals=True),
         postprocess=PostProcess(score_thr=.05, nms=NMS(.5), max_per_img=100), **kwargs)
 

@@ -36,7 +36,7 @@ def fpn_rpn_head(
         channels, feat_channels=channels,
         anchor_generator=AnchorGenerator([4, 8, 16, 32, 64], ratios=[.5, 1., 2.], scales=[anchor_scale]),
         bbox_coder=DeltaXYWHBBoxCoder(),
-        assigner=MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3),
+        assigner=MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3, ignore_iof_thr=.5),
         sampler=RandomSampler(num=256, pos_fraction=.5, add_gt_as_proposals=False),
         loss_cls=CrossEntropyLoss(use_sigmoid=True), loss_bbox=loss_bbox or L1Loss(),
         proposals=PostProcess(nms_pre=nms_pre, max_per_img=num_proposals, **kept),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from learndet.data.preprocessor import NORM_PRESETS, DetDataPreprocessor
+from learndet.models.backbones.c4 import ResLayer
 from learndet.models.backbones.resnet import ResNet
 from learndet.models.dense_heads.rpn_head import RPNHead
 from learndet.models.detectors.two_stage import FasterRCNN, MaskRCNN
@@ -48,10 +48,9 @@ def giou():
 
 def c4(mask_head=None):
     "ResNet's last stage as shared head; anchors of five sizes on one map."
-    backbone, last = ResNet(50, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,), style='caffe'), nn.Module()
-    last.layer4 = ResNet(50, style='caffe').layer4
+    backbone = ResNet(50, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,), style='caffe')
     rpn_head = RPNHead(1024, feat_channels=1024, anchor_generator=AnchorGenerator([16], ratios=[.5, 1., 2.], scales=[2, 4, 8, 16, 32]))
-    roi_head = StandardRoIHead(SingleRoIExtractor(RoIAlign(14), 1024, [16]), BBoxHead(with_avg_pool=True, in_channels=2048), shared_head=last,
+    roi_head = StandardRoIHead(SingleRoIExtractor(RoIAlign(14), 1024, [16]), BBoxHead(with_avg_pool=True, in_channels=2048), shared_head=ResLayer(50, stage=3, style='caffe'),
                                mask_head=mask_head, mask_size=14)
     return (FasterRCNN if mask_head is None else MaskRCNN)(backbone, None, rpn_head, roi_head)
 

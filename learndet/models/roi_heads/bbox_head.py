@@ -6,11 +6,12 @@
 __all__ = ['LINEAR_LAYERS', 'PREDICTOR_INIT', 'pick_deltas', 'build_linear_layer', 'BBoxHead', 'ConvFCBBoxHead',
            'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead']
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #2e4283a9
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #e9f3c190
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
+from ...core.processes import reduce_mean
 from ..layers.conv_module import ConvModule, layer_type
 from ..layers.init import BaseModule
 from ...task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
@@ -178,7 +179,7 @@ class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
     def __init__(self, fc_out_channels: int = 1024, num_classes: int = 80, **kwargs):
         super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs)
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #1b4bc5be
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #6098f321
 @patch
 def get_targets(
     self: BBoxHead,
@@ -201,7 +202,7 @@ def loss(
 ) -> dict[str, Tensor]:      # loss_cls, loss_bbox, acc
     "Classification and box loss of sampled regions (Fast R-CNN, eq. 1)."
     positive = valid & (labels < self.num_classes)
-    count = valid.sum().clamp(min=1).float()
+    count = reduce_mean(valid.sum().float()).clamp(min=1)
     deltas = pick_deltas(bbox_pred, labels).float()
     if self.reg_decoded_bbox: deltas = self.bbox_coder.decode(rois, deltas)
     label_weights = torch.where(positive, pos_weight if pos_weight > 0 else 1., valid.float())

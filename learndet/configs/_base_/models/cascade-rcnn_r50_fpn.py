@@ -16,7 +16,7 @@ model = dict(
                  loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
                  loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0))
             for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])],
-        assigner=[dict(type='MaxIoUAssigner', pos_iou_thr=thr, neg_iou_thr=thr, min_pos_iou=thr, match_low_quality=False, ignore_iof_thr=-1)
+        assigner=[dict(type='MaxIoUAssigner', pos_iou_thr=thr, neg_iou_thr=thr, min_pos_iou=thr, match_low_quality=False, ignore_iof_thr=0.5)
                   for thr in (0.5, 0.6, 0.7)],
         sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
         postprocess=dict(type='PostProcess', score_thr=0.05, nms=dict(type='NMS', iou_threshold=0.5), max_per_img=100)))
