@@ -6,12 +6,12 @@
 __all__ = ['PVT_INIT', 'PVT_NAMES', 'SpatialReductionAttention', 'AbsolutePositionEmbedding', 'MixFFN', 'PVTEncoderLayer',
            'PyramidVisionTransformer', 'PyramidVisionTransformerV2', 'check_pvt', 'pvt_name', 'convert_pvt']
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #129cf075
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #8a5ca9e7
 import re
 import torch
 from torch import Tensor, nn
 from ...core.patch import patch
-from .swin import as_pair, places, strip_backbone
+from .swin import size_pair, strip_backbone, stretch_places
 from ..layers.conv_module import build_activation_layer, build_norm_layer
 from ..layers.init import BaseModule, Sequential
 from ..layers.inverted_residual import DropPath
@@ -47,7 +47,7 @@ class SpatialReductionAttention(BaseModule):
         y = self.attn(x, small, small, need_weights=False)[0]
         return self.dropout_layer(self.proj_drop(y)) + (x if identity is None else identity)
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #494b9c9b
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #72223e73
 class AbsolutePositionEmbedding(BaseModule):
     "A learnt vector for each place, added to the tokens (PVT, sec. 3.1)."
     def __init__(self,
@@ -57,7 +57,7 @@ class AbsolutePositionEmbedding(BaseModule):
         init_cfg=None,
     ):
         super().__init__(init_cfg)
-        self.pos_shape = as_pair(pos_shape)
+        self.pos_shape = size_pair(pos_shape)
         self.pos_embed, self.drop = nn.Parameter(torch.zeros(1, self.pos_shape[0] * self.pos_shape[1], pos_dim)), nn.Dropout(drop_rate)
 
     def init_weights(self):
@@ -69,7 +69,7 @@ class AbsolutePositionEmbedding(BaseModule):
         hw_shape: tuple[int, int],     # (H, W), cells
     ) -> Tensor:                       # (B, H·W, C)
         "Tokens that know where they are."
-        return self.drop(x + places(self.pos_embed, self.pos_shape, hw_shape, mode='bilinear'))
+        return self.drop(x + stretch_places(self.pos_embed, self.pos_shape, hw_shape, mode='bilinear'))
 
 class MixFFN(BaseModule):
     "A feed-forward network of 1x1 convolutions, with a look around in between if wanted (PVTv2, sec. 3.2)."
@@ -102,7 +102,7 @@ class MixFFN(BaseModule):
         "Every token on its own, or with its neighbours."
         return self.dropout_layer(to_tokens(self.layers(to_map(x, hw_shape)))) + (x if identity is None else identity)
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #b5538b9b
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #070df066
 class PVTEncoderLayer(BaseModule):
     "Attention and feed-forward network, each behind a norm and beside a shortcut (PVT, fig. 3)."
     def __init__(self,
@@ -164,7 +164,7 @@ class PyramidVisionTransformer(BaseModule):
         rates = iter(torch.linspace(0, drop_path_rate, sum(num_layers), device='cpu').tolist())
         for i, (C_in, C) in enumerate(zip([in_channels, *self.stage_channels], self.stage_channels)):
             shrunk *= patch_sizes[i]
-            pos_shape = tuple(n // shrunk for n in as_pair(pretrain_img_size))
+            pos_shape = tuple(n // shrunk for n in size_pair(pretrain_img_size))
             places = [AbsolutePositionEmbedding(pos_shape, C, drop_rate)] if use_abs_pos_embed else []
             blocks = [PVTEncoderLayer(C, num_heads[i], int(mlp_ratios[i] * C), drop_rate, attn_drop_rate, next(rates), qkv_bias, act_cfg,
                                       norm_cfg, sr_ratios[i], use_conv_ffn) for _ in range(num_layers[i])]
