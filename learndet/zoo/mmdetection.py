@@ -122,7 +122,7 @@ def translate_model(
         model[name] = head_settings(name, model[name], train, test, where)
     return model
 
-# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #651009c0
+# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #39eb6e54
 ROOMS_OF = dict(backbone='models.backbones', neck='models.necks', rpn_head='models.dense_heads', bbox_head='models.dense_heads',
                 roi_head='models.roi_heads', mask_head='models.roi_heads', bbox_roi_extractor='models.roi_heads',
                 mask_roi_extractor='models.roi_heads', shared_head='models.roi_heads', assigner='task_modules.assigners',
@@ -151,13 +151,16 @@ def missing_parts(
     where: str = 'model',     # its path
 ) -> dict[str, str]:          # name: the first place that asks for it
     "The types in a config that neither learndet, nor torch, nor the user's registries have."
-    if isinstance(cfg, (list, tuple)): return {k: v for i in reversed(range(len(cfg))) for k, v in missing_parts(cfg[i], f'{where}[{i}]').items()}
-    if not isinstance(cfg, dict): return {}
-    kind = cfg.get('type')
-    component = MODELS.get(kind) if isinstance(kind, str) and is_known(kind) else None
-    below = {k: v for key, value in reversed(cfg.items()) if key == 'train_cfg' or not _stays_config(key, component)      # small dicts: see ConvModule
-             for k, v in missing_parts(value, f'{where}.{key}').items()}
-    return {**({kind: where} if isinstance(kind, str) and component is None else {}), **below}
+    if isinstance(cfg, (list, tuple)): kind, component, inside = None, None, [(f'{where}[{i}]', v) for i, v in enumerate(cfg)]
+    elif not isinstance(cfg, dict): return {}
+    else:
+        kind = cfg.get('type')
+        component = MODELS.get(kind) if isinstance(kind, str) and is_known(kind) else None
+        inside = [(f'{where}.{k}', v) for k, v in cfg.items() if k == 'train_cfg' or not _stays_config(k, component)]    # small dicts: see ConvModule
+    found = {kind: where} if isinstance(kind, str) and component is None else {}
+    for place, value in inside:
+        for name, first in missing_parts(value, place).items(): found.setdefault(name, first)
+    return found
 
 def nearest_parts(
     name: str,            # that is missing
