@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from learndet.engine.config import Config
-from learndet.models.layers.conv_module import norm_folding
 from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.structures.masks import BitmapMasks
 from learndet.zoo.mmdetection import UnsupportedConfig, build_model
@@ -88,7 +87,7 @@ def test_golden_numbers(row, mmdet_configs, inputs):
     regions = .11 if row['config'] in ROUNDING else 1e-4                         # percent: two regions of 2004
     inputs.fill(model, row['weights_seed'])
     faults = []
-    with norm_folding(False): found = model.eval().test_step(batch(row, inputs))       # rounds as the layers it came from: see the docstring
+    found = model.eval().test_step(batch(row, inputs))
     for i, (expected, sample) in enumerate(zip(row['preds'], found)):
         faults += [f'picture {i}: {f}' for f in faults_of_predictions(expected, sample.pred_instances, px, 1e-3 if loose else 1e-4)]
     model.train()

@@ -21,7 +21,7 @@ from ...structures.nms import NMS, PostProcess
 from ...task_modules.assigners.max_iou_assigner import MaxIoUAssigner
 from ...task_modules.samplers.sampling import RandomSampler
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #43ad5253
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #e3d28e02
 def per_stage(
     part,             # one object, or a list of `num_stages`
     num_stages: int,  # T
