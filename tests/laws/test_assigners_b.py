@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learndet.structures.overlaps import bbox_overlaps
-from learndet.task_modules.assigners.assign_result import IGNORE, NEGATIVE, points_inside
-from learndet.task_modules.assigners.atss import ATSSAssigner, box_centers, depth_inside
+from learndet.task_modules.assigners.assign_result import IGNORE, NEGATIVE, box_centers, depth_inside, points_inside
+from learndet.task_modules.assigners.atss import ATSSAssigner
 from learndet.task_modules.assigners.dynamic_soft_label import DynamicSoftLabelAssigner
 from learndet.task_modules.assigners.hungarian import HungarianAssigner, TopkHungarianAssigner, cheapest_pairs, linear_assignment
 from learndet.task_modules.assigners.match_costs import BBoxL1Cost, FocalLossCost, IoUCost

@@ -18,8 +18,8 @@ import torch
 from make_golden_mmdet_assigners_b import RULES
 
 from learndet.structures.overlaps import bbox_overlaps
-from learndet.task_modules.assigners.assign_result import IGNORE
-from learndet.task_modules.assigners.atss import ATSSAssigner, depth_inside
+from learndet.task_modules.assigners.assign_result import IGNORE, depth_inside
+from learndet.task_modules.assigners.atss import ATSSAssigner
 from learndet.task_modules.assigners.hungarian import TopkHungarianAssigner
 from learndet.task_modules.assigners.sim_ota import SimOTAAssigner, near_center
 

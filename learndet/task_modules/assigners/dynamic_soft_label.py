@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['soft_class_cost', 'center_of_mass', 'DynamicSoftLabelAssigner']
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #68c89636
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #af778bd0
 from typing import Callable
 
 import torch
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import points_inside
-from .atss import PairAssigner, box_centers
+from .assign_result import box_centers, points_inside
+from .atss import PairAssigner
 from .sim_ota import SimOTAAssigner, dynamic_k_match, explain_dynamic_k, of_class
 
 # %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #d9c1e198
@@ -40,7 +40,7 @@ def center_of_mass(
     x, y = ((line * torch.arange(line.shape[-1], device=masks.device)).sum(-1) for line in (columns, rows))
     return torch.stack([x, y], dim=-1) / mass.clamp(min=1)[..., None], mass > 0
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #e97b88d3
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #21bbd876
 class DynamicSoftLabelAssigner(PairAssigner):
     "SimOTA with IoUs for labels and a soft centre (RTMDet, sec. 3.3)."
     last_rule = 'conflict'
@@ -87,6 +87,7 @@ def middle(self: DynamicSoftLabelAssigner,
     centers, there = center_of_mass(gt_masks)
     return torch.where(there[..., None], centers, box_centers(gt_bboxes))
 
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #b80be84d
 @patch
 def explain(self: DynamicSoftLabelAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."

@@ -6,7 +6,7 @@
 __all__ = ['cheapest_pairs', 'linear_assignment', 'match_tables', 'HungarianAssigner', 'places_of', 'pair_costs', 'own_overlaps',
            'TopkHungarianAssigner', 'HungarianTrace', 'explain_matching']
 
-# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #346658c4
+# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #c8195307
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, state_of
+from .assign_result import IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, state_of, take_rows
 from .atss import PairAssigner
 from .match_costs import BBoxL1Cost, FocalLossCost, IoUCost
 from .sim_ota import of_class
@@ -87,7 +87,7 @@ def _finite(table: np.ndarray, b: int, rows: np.ndarray, columns: np.ndarray) ->
     raise ValueError(f'image {b} of the batch: {len(wrong)} of {table.size} costs are not finite (query {rows[p]}, object {columns[i]}: '
                      f'{table[p, i]}). The predictions or the objects are not; look at the loss and the learning rate of the steps before')
 
-# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #85acbd1d
+# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #874bbf96
 class HungarianAssigner(PairAssigner):
     "One query for one object, at the smallest sum of costs (DETR, sec. 3.1)."
     last_rule, by_center = 'matching', False
@@ -172,7 +172,7 @@ def own_overlaps(
 ) -> Tensor:                        # (B, P)
     "The IoU of every predicted box with its own object; 0 where it has none, or where nobody predicts boxes."
     if bbox_preds is None: return torch.zeros_like(codes, dtype=gt_bboxes.dtype)
-    own = gt_bboxes.gather(1, (codes - 1).clamp(min=0)[..., None].expand(-1, -1, 4))                       # (B, P, 4)
+    own = take_rows(gt_bboxes, (codes - 1).clamp(min=0))                                                   # (B, P, 4)
     return torch.where(codes > 0, bbox_overlaps(bbox_preds, own, is_aligned=True), 0.)
 
 # %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #ceb21c09

@@ -6,7 +6,7 @@
 __all__ = ['near_center', 'of_class', 'class_cost', 'settle_conflicts', 'dynamic_k_match', 'SimOTAAssigner', 'DynamicKTrace',
            'explain_dynamic_k']
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #dd1e4a92
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #0fa1855a
 from dataclasses import dataclass
 from typing import Callable
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, points_inside, state_of
-from .atss import PairAssigner, box_centers, depth_inside, pairs_as_table
+from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_inside, digits,
+                                                            points_inside, state_of)
+from .atss import PairAssigner, pairs_as_table
 
 # %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #ecd6d169
 def near_center(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TaskAlignedAssigner', 'TaskAlignedTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #d95f1b2a
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #5c6b778d
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, state_of
-from .atss import PairAssigner, best_claim, box_centers, depth_inside, pairs_as_table, take_rows
+from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_inside, digits, state_of,
+                                                            take_rows)
+from .atss import PairAssigner, best_claim, pairs_as_table
 from .sim_ota import of_class
 
 # %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #8889e4be
