@@ -19,13 +19,22 @@ $(VENV)/.dev: $(BIN)/python settings.ini setup.py
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@
 
+# A browser for the tests of the widgets: Debian's, where we may install it. Without one those tests are skipped and say so.
+$(VENV)/.browser: $(VENV)/.dev
+	@if command -v chromium chromium-headless-shell chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium) >$@.log 2>&1 \
+		|| echo "no browser could be installed (see $@.log): the browser tests of the widgets are skipped"; \
+	else echo "no browser here, and no right to install one: the browser tests of the widgets are skipped"; fi
+	@touch $@
+
 lab: $(VENV)/.lab            ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs
 
 tour: $(VENV)/.run           ## train a small detector on sample pictures, print COCO's 12 numbers, write a report page
 	$(BIN)/learndet tour --work-dir work_dirs/tour
 
-test: $(VENV)/.dev           ## everything CI runs
+test: $(VENV)/.browser       ## everything CI runs
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/checks
 
 notebooks: $(VENV)/.dev      ## run every notebook from top to bottom and keep its outputs

@@ -16,7 +16,7 @@ setup(
                  'License :: OSI Approved :: Apache Software License']
                 + [f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)],
     packages=find_packages(include=['learndet', 'learndet.*']), include_package_data=True,
-    package_data={'learndet': ['configs/**/*.py', 'configs/*.py']},
+    package_data={'learndet': ['configs/**/*.py', 'configs/*.py', 'visualization/*.js']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
     extras_require={'lab': lab, 'dev': dev},
     long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else cfg['description'],

@@ -49,6 +49,7 @@ def tidy(nb):
             if 'execution_count' in out: out.execution_count = None
             if 'metadata' in out: out.metadata = {}
             data = out.get('data', {})
+            data.pop('application/vnd.jupyter.widget-view+json', None)         # its still picture stays
             if 'image/png' in data and 'Figure' in data.get('text/plain', ''): data['text/plain'] = '<Figure>'
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     nb.nbformat, nb.nbformat_minor = 4, 5
