@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['nms', 'removed_by', 'batched_nms', 'batch_nms', 'soft_nms_steps', 'soft_nms', 'matrix_blows', 'matrix_nms',
-           'mask_matrix_nms', 'NMS', 'SoftNMS', 'PostProcess', 'multiclass_nms']
+           'mask_matrix_nms', 'NMS', 'SoftNMS', 'MatrixNMS', 'PostProcess', 'multiclass_nms']
 
 # %% ../../nbs/01_structures/02_nms.ipynb #02cb05a1
 from dataclasses import dataclass, field
@@ -264,6 +264,19 @@ class SoftNMS:
             keeps.append(rows[keep]); lowered.append(new)
         lowered, order = torch.cat(lowered).sort(descending=True, stable=True)
         return torch.cat(keeps)[order], lowered
+
+# %% ../../nbs/01_structures/02_nms.ipynb #78c6fa42
+@dataclass
+class MatrixNMS:
+    "Matrix suppression inside each class."
+    kernel: str = 'gaussian'        # or 'linear'
+    sigma: float = 2.               # strength of 'gaussian'
+    min_score: float = 1e-3         # boxes whose score falls below it go
+
+    def __call__(self, bboxes: Tensor, scores: Tensor, idxs: Tensor) -> tuple[Tensor, Tensor]:
+        "Positions of the boxes that stay, (M,) best first by their new scores, and these scores (M,)."
+        lowered, order = matrix_nms(bboxes, scores, idxs, self.kernel, self.sigma).sort(descending=True, stable=True)
+        return order[lowered >= self.min_score], lowered[lowered >= self.min_score]
 
 # %% ../../nbs/01_structures/02_nms.ipynb #74ba1f67
 @dataclass

@@ -168,8 +168,9 @@ function control(c, value, locked, change) {    // one of Python's controls -> {
     }};
   }
   const range = el('input', {...attrs, type: 'range', min: c.min, max: c.max, step: c.step, oninput: () => { show(+range.value); change(+range.value); }}), out = el('output');
-  const show = v => { out.textContent = c.words ? c.words[v] : +(+v).toFixed(4); range.setAttribute('aria-valuetext', out.textContent); };
-  return {node: el('label', {}, c.label, range, out), refresh: v => { if (+range.value !== v) range.value = v; show(v); }};
+  const show = v => { out.textContent = c.words ? c.words[v] ?? c.words.at(-1) : +(+v).toFixed(4); range.setAttribute('aria-valuetext', out.textContent); };
+  const limits = now => { c = now; Object.assign(range, {min: c.min, max: c.max, step: c.step}); };
+  return {node: el('label', {}, c.label, range, out), limits, refresh: v => { if (+range.value !== v) range.value = v; show(v); }};
 }
 
 export function plot(p, width = 300, height = 150) {        // {series: [{kind, x, y, name, color, dash}], xlabel, ylabel, rules, log}
@@ -330,7 +331,11 @@ export function render({model, el: host}) {
     live.textContent = `${count} of ${d.n} boxes visible.` + (g >= 0 && g < d.g ? ` Object ${get('gt_names')[g] ?? g} selected.` : '') + (p >= 0 && p < d.n ? ` ${words(p)} selected.` : hovered >= 0 ? ` ${words(hovered)}.` : '');
   }
 
-  function drawControls() {
+  const shape = controls => JSON.stringify(controls.map(c => [c.name, c.kind, c.options]));
+  let drawn = '';
+  function drawControls() {                      // new limits of a slider leave it in place, so that one may be held while they change
+    if (drawn === shape(get('controls'))) { for (const c of get('controls')) inputs[c.name].limits?.(c); return refreshControls(); }
+    drawn = shape(get('controls'));
     inputs = Object.fromEntries(get('controls').map(c => [c.name, control(c, get('params')[c.name], locked, v => put({params: {...get('params'), [c.name]: v}}))]));
     controls.replaceChildren(...Object.values(inputs).map(i => i.node));
     if (locked && controls.childElementCount) controls.append(el('small', {}, 'these need a running kernel'));
