@@ -1,4 +1,4 @@
-"""Folding of frozen batch norms, and focal loss without a one-hot matrix: in one process, interleaved, one thread.
+"""Folding of frozen batch norms, and losses without one-hot matrices and loops: in one process, interleaved, one thread.
 
     python benchmarks/layers_and_losses.py [--depth 50] [--size 480 640] [--priors 50400] [--repeat 5] [--compile]
 
@@ -17,6 +17,9 @@ from learndet.models.backbones.resnet import ResNet
 from learndet.models.layers.conv_module import bake_norms, norm_folding
 from learndet.models.weights import load_matching
 from learndet.task_modules.losses.focal import FocalLoss
+from learndet.task_modules.losses.gradient_harmonizing import GHMC
+from learndet.task_modules.losses.quality_losses import QualityFocalLoss
+from learndet.task_modules.losses.long_tail import SeesawLoss
 from task_modules import report
 
 
@@ -78,6 +81,68 @@ def focal(N, K, repeat, compiled):
     report(f'focal loss, {N} priors x {K} classes', table, repeat)
 
 
+def dense_problem(N, K):
+    "Logits of N priors around 1 %, and labels with 100 positives."
+    torch.manual_seed(0)
+    x, label = (torch.randn(N, K) - 4).requires_grad_(), torch.full((N,), K)
+    label[torch.randperm(N)[:100]] = torch.randint(0, K, (100,))
+    return x, label
+
+
+def quality(N, K, repeat):
+    "Quality focal loss: positives picked by a mask and written in place, as it is usually done, and ours."
+    x, label = dense_problem(N, K)
+    score = torch.rand(N)
+
+    def picked():
+        p, positive = x.sigmoid(), (label < K).nonzero().squeeze(1)
+        loss = F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction='none') * p ** 2
+        at = positive, label[positive]
+        loss[at] = F.binary_cross_entropy_with_logits(x[at], score[positive], reduction='none') * (score[positive] - p[at]).abs() ** 2
+        (loss.sum() / 100).backward()
+
+    loss = QualityFocalLoss()
+    report(f'quality focal loss, {N} priors x {K} classes',
+           {'picked by a mask': picked, 'ours': lambda: loss(x, (label, score), avg_factor=100.).backward()}, repeat)
+
+
+def harmonized(N, K, repeat, bins=10):
+    "GHM-C: a loop over bins that asks whether each is empty, and ours."
+    x, label = dense_problem(N, K)
+
+    def loop():
+        answers = F.one_hot(label, K + 1)[:, :K].float()
+        g, weights, used = (x.detach().sigmoid() - answers).abs(), torch.zeros_like(x), 0
+        for i in range(bins):
+            inside = (g >= i / bins) & (g < (i + 1) / bins + (i == bins - 1))
+            if (count := inside.sum().item()) > 0: weights[inside], used = x.numel() / count, used + 1
+        loss = F.binary_cross_entropy_with_logits(x, answers, reduction='none')
+        ((loss * weights / used).sum() / x.numel()).backward()
+
+    loss = GHMC(bins)
+    report(f'gradient harmonizing, {N} priors x {K} classes',
+           {'a loop over bins': loop, 'ours': lambda: loss(x, label, torch.ones(N)).backward()}, repeat)
+
+
+def long_tail(N, K, repeat):
+    "Seesaw: weights of all pairs of classes and one-hot labels, and ours, for N proposals."
+    torch.manual_seed(0)
+    x, label = torch.randn(N, K + 2).requires_grad_(), torch.randint(0, K, (N,))
+    counts = torch.rand(K) * 1000
+
+    def matrices():
+        logits, own = x[:, :-2], F.one_hot(label, K)
+        M = (counts.clamp(min=1) / counts.clamp(min=1)[:, None]).clamp(max=1) ** .8
+        p = logits.detach().softmax(1)
+        C = (p / p.gather(1, label[:, None]).clamp(min=.01)).clamp(min=1) ** 2
+        F.cross_entropy(logits + (M[label] * C).log() * (1 - own), label).backward()
+
+    loss = SeesawLoss(num_classes=K).eval()
+    loss.cum_samples[:-1] = counts
+    report(f'seesaw loss, {N} proposals x {K} classes',
+           {'a matrix of classes': matrices, 'ours': lambda: loss(x, label)['loss_cls_classes'].backward()}, repeat)
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--depth', type=int, default=50)
@@ -89,3 +154,6 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     for layout in (torch.contiguous_format, torch.channels_last): backbones(args.depth, tuple(args.size), args.repeat, layout)
     focal(args.priors, 80, args.repeat, args.compile)
+    quality(args.priors, 80, args.repeat)
+    harmonized(args.priors, 80, args.repeat)
+    long_tail(1024, 1203, args.repeat)

@@ -44,7 +44,7 @@ def spread_over_levels(
     middle = [center_offset * torch.tensor([*s, *s], dtype=torch.float32) for s in strides]
     return [torch.cat([-a / 2, a / 2], dim=-1) + m for a, m in zip(shapes, middle)]
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #7119e8ac
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #7c897162
 class AnchorExplorer(BoxCanvas):
     "Priors of an image, cell by cell, and how well they cover a dataset."
     def __init__(self,
@@ -58,19 +58,19 @@ class AnchorExplorer(BoxCanvas):
         self.generator, self.sizes, self.shape = generator, featmap_sizes, to_picture(img).shape[:2]
         gts = torch.zeros(0, 4) if gt_bboxes is None else torch.as_tensor(gt_bboxes).float()
         every = gts if dataset_bboxes is None else torch.as_tensor(dataset_bboxes).float()
-        self.objects = every[torch.linspace(0, len(every) - 1, min(len(every), max_objects)).round().long()] if len(every) else every
+        self.objects = every[torch.linspace(0, max(len(every) - 1, 0), min(len(every), max_objects)).round().long()]
         self.num_objects, self.base = len(every), list(generator.base_anchors)
         self.start = dict(strides=[float(s[0]) for s in generator.strides])
         if type(generator).level_anchors is AnchorGenerator.level_anchors:          # other generators have shapes of their own
             self.start |= dict(scales=[float(s) for s in generator.scales], ratios=[float(r) for r in generator.ratios])
         limits = dict(strides=(2, 256), scales=(.25, 64), ratios=(.1, 10))
         controls = [control(name, value, *limits[name]) for name, value in self.start.items()]
-        if len(self.objects): controls.append(control('anchors', 'generator', options=['generator', 'k-means', 'differential_evolution'],
-                                                      help='or as many shapes fitted to the dataset'))
-        super().__init__(img, gts=gts, controls=controls, title='Anchors', noun='anchor', score_name='IoU with an object',
-                         styles=[style('one dot a cell; hover to see its anchors', '#000000', kind='dot', shape='small', alpha=.6)])
+        choice = ['generator', 'k-means', 'differential_evolution']
+        if len(self.objects): controls.append(control('anchors', 'generator', options=choice, help='or shapes fitted to the dataset'))
+        dots = style('one dot a cell; hover to see its anchors', '#000000', kind='dot', shape='small', alpha=.6)
+        super().__init__(img, gts=gts, controls=controls, title='Anchors', noun='anchor', score_name='IoU with an object', styles=[dots])
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #0ef4d83c
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #22ebd975
 @patch
 def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L × (A, 4) base anchors, L strides
     "Base anchors and strides of the controls."
@@ -79,7 +79,8 @@ def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L 
     if now != self.start:
         if min(map(min, now.values())) <= 0: raise ValueError(f'strides, scales and ratios are positive, got {now}')
         if 'scales' in now: g = AnchorGenerator(**now, scale_major=g.scale_major, center_offset=g.center_offset)
-        elif len(now['strides']) != len(g.strides): raise ValueError(f'{type(g).__name__} has shapes for {len(g.strides)} strides')
+        elif len(now['strides']) != len(g.strides):
+            raise ValueError(f'{type(g).__name__} has shapes for {len(g.strides)} strides, got {len(now["strides"])}')
     strides, how = [(s, s) for s in now['strides']], self.params.get('anchors', 'generator')
     if how == 'generator': return list(g.base_anchors), strides
     sizes, n = self.objects[:, 2:] - self.objects[:, :2], sum(map(len, g.base_anchors)) // len(strides) * len(strides)
@@ -89,24 +90,38 @@ def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L 
 def update(self: AnchorExplorer):
     "New priors, and what they cover."
     base, strides = self.current()
-    grid = self.sizes if self.sizes and len(self.sizes) == len(strides) and [s[0] for s in strides] == self.start['strides'] else \
-        [tuple(math.ceil(side / s[0]) for side in self.shape) for s in strides]
+    given = self.sizes and [s[0] for s in strides] == self.start['strides']
+    grid = self.sizes if given else [tuple(math.ceil(side / s[0]) for side in self.shape) for s in strides]
     P = sum(h * w * len(b) for (h, w), b in zip(grid, base))
     if P > 300_000: raise ValueError(f'{P:,} priors are too many to look at: larger strides, or fewer scales')
-    levels = [single_level_grid_priors(b, size, s) for b, size, s in zip(base, grid, strides)]
-    self.base, self.grid, self.strides, self.per_level = base, grid, strides, levels
-    self.best, self.best_level = prior_coverage(levels, self.objects)
-    cells = torch.cat([torch.arange(h * w).repeat_interleave(len(b)) + n for n, (h, w), b in zip(self.cell_starts(), grid, base)])
-    level = torch.arange(len(levels)).repeat_interleave(torch.tensor([len(p) for p in levels]))
-    names = [f'level {n} (stride {s[0]:g})' for n, s in enumerate(strides)]
-    gts = torch.tensor(self.array('gts'))
-    score = bbox_overlaps(torch.cat(levels), gts).amax(1) if len(gts) else None
+    self.base, self.grid, self.strides = base, grid, strides
+    self.per_level = [single_level_grid_priors(b, size, s) for b, size, s in zip(base, grid, strides)]
+    self.best, _ = prior_coverage(self.per_level, self.objects)
+    self.put(**self.arrays(), hovered=self.prior_of(len(grid) // 2))
+    self.put(panels=self.tell(), scenes=self.tour())
+
+@patch
+def arrays(self: AnchorExplorer) -> dict:       # traits
+    "Priors with their level, their cell and their IoU with the nearest object of the picture."
+    priors, gts, starts = torch.cat(self.per_level), torch.tensor(self.array('gts')), self.cell_starts()
+    cells = [torch.arange(h * w).repeat_interleave(len(b)) + n for n, (h, w), b in zip(starts, self.grid, self.base)]
+    level = torch.arange(len(cells)).repeat_interleave(torch.tensor([len(p) for p in self.per_level]))
+    names = [f'level {n} (stride {s[0]:g})' for n, s in enumerate(self.strides)]
     more = {} if len(names) == len(self.level_names) else dict(levels=list(range(len(names))))
-    more |= {} if score is None or self.score else dict(score_range=[0., 1.], threshold=0.)
-    self.put(boxes=torch.cat(levels), score=score, level=level, unit=cells, level_names=names, hovered=self.prior_of(len(levels) // 2), **more)
-    self.put(panels=self.tell(), scenes=[('anchors of one cell', dict(levels=list(range(len(levels))), hovered=self.prior_of(len(levels) // 2)))] + [
-        (f'{name}: {h} x {w} cells, {len(b)} anchors each', dict(levels=[n], hovered=self.prior_of(n)))
-        for n, (name, (h, w), b) in enumerate(zip(names, grid, base))])
+    if len(gts):
+        more['score'] = bbox_overlaps(priors, gts).amax(1)
+        if not self.score: more |= dict(score_range=[0., 1.], threshold=0.)
+    return dict(boxes=priors, level=level, unit=torch.cat(cells), level_names=names, **more)
+
+@patch
+def tour(self: AnchorExplorer) -> list[tuple]:  # scenes
+    "All levels, then each."
+    L = len(self.grid)
+    scenes = [('anchors of one cell', dict(levels=list(range(L)), hovered=self.prior_of(L // 2)))]
+    for n, ((h, w), b) in enumerate(zip(self.grid, self.base)):
+        caption = f'{self.level_names[n]}: {h} x {w} cells, {len(b)} anchors each'
+        scenes.append((caption, dict(levels=[n], hovered=self.prior_of(n))))
+    return scenes
 
 @patch
 def cell_starts(self: AnchorExplorer) -> list[int]:     # L numbers
@@ -123,27 +138,40 @@ def prior_of(self: AnchorExplorer,
     row, column = middle_cell((h, w), self.shape, self.strides[level]) if cell is None else cell
     return sum(map(len, self.per_level[:level])) + (row * w + column) * A
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #c9d24204
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #f71ed96d
 @patch
 def tell(self: AnchorExplorer) -> list[dict]:
     "Panels: levels, coverage, the object that was picked."
-    rows = [[n, s[0], f'{h} x {w}', len(b), h * w * len(b)] for n, (s, (h, w), b) in enumerate(zip(self.strides, self.grid, self.base))]
-    panels = [dict(title=f'{sum(map(len, self.per_level)):,} priors', columns=['level', 'stride', 'cells', 'anchors', 'priors'], rows=rows)]
-    if 0 <= self.selected_gt < len(self.gts) // 16: panels.insert(0, dict(title=f'Object {self.selected_gt}', text=self.about(self.selected_gt)))
-    if not len(self.objects): return panels
-    good, part = [(self.best >= t).float().mean() for t in (.5, .7)], recall_by_size(self.best, self.objects)
-    shapes = torch.cat([b[:, 2:] - b[:, :2] for b in self.base])
-    counts = torch.histc(self.best, 20, 0, 1).int().tolist()
-    some = '' if len(self.objects) == self.num_objects else f' of {self.num_objects:,}'
-    panels.append(dict(title=f'{len(self.objects):,}{some} objects', text=f'mean best IoU {self.best.mean():.3f}; IoU >= 0.5: {good[0]:.0%}, '
-                       f'>= 0.7: {good[1]:.0%}\nshapes alone could reach {anchor_fit(self.objects[:, 2:] - self.objects[:, :2], shapes):.3f}'))
-    panels.append(dict(title='Best IoU', xlabel='IoU with the best prior', ylabel='objects', xlim=[0, 1], rules=[dict(x=.5), dict(x=.7)],
-                       series=[dict(kind='bar', x=[.025 + .05 * k for k in range(20)], y=counts, color='#777777')]))
-    panels.append(dict(title='Found, by size', columns=['√area, pixels', 'objects', 'IoU >= 0.5'],
-                       rows=[[f'{low} to {high}', n, f'{r:.0%}'] for low, high, n, r in part]))
-    if self.params.get('anchors', 'generator') != 'generator':
-        panels.append(dict(title='Fitted shapes', text='\n'.join(f'level {n}: ' + ', '.join(f'{w:.0f} x {h:.0f}' for w, h in (b[:, 2:] - b[:, :2]).tolist()) for n, b in enumerate(self.base))))
+    rows = [[n, s[0], f'{h} x {w}', len(b), h * w * len(b)]
+            for n, (s, (h, w), b) in enumerate(zip(self.strides, self.grid, self.base))]
+    columns, i = ['level', 'stride', 'cells', 'anchors', 'priors'], self.selected_gt
+    panels = [dict(title=f'Object {i}', text=self.about(i))] if 0 <= i < len(self.gts) // 16 else []
+    panels.append(dict(title=f'{sum(map(len, self.per_level)):,} priors', columns=columns, rows=rows))
+    if len(self.objects): panels += self.coverage()
+    if self.params.get('anchors', 'generator') != 'generator': panels.append(dict(title='Fitted shapes', text=self.shapes()))
     return panels
+
+@patch
+def coverage(self: AnchorExplorer) -> list[dict]:
+    "Panels about the dataset."
+    half, more = ((self.best >= t).float().mean() for t in (.5, .7))
+    shapes = torch.cat([b[:, 2:] - b[:, :2] for b in self.base])
+    alone = anchor_fit(self.objects[:, 2:] - self.objects[:, :2], shapes)
+    some = '' if len(self.objects) == self.num_objects else f' of {self.num_objects:,}'
+    text = (f'mean best IoU {self.best.mean():.3f}; IoU >= 0.5: {half:.0%}, >= 0.7: {more:.0%}\n'
+            f'shapes alone could reach {alone:.3f}')
+    bars = dict(kind='bar', x=[.025 + .05 * k for k in range(20)], y=torch.histc(self.best, 20, 0, 1).int().tolist(), color='#777777')
+    rows = [[f'{low} to {high}', n, f'{r:.0%}'] for low, high, n, r in recall_by_size(self.best, self.objects)]
+    return [dict(title=f'{len(self.objects):,}{some} objects', text=text),
+            dict(title='Best IoU', xlabel='IoU with the best prior', ylabel='objects', xlim=[0, 1], rules=[dict(x=.5), dict(x=.7)],
+                 series=[bars]),
+            dict(title='Found, by size', columns=['√area, pixels', 'objects', 'IoU >= 0.5'], rows=rows)]
+
+@patch
+def shapes(self: AnchorExplorer) -> str:
+    "Width and height of the base anchors, level by level."
+    sizes = [', '.join(f'{w:.0f} x {h:.0f}' for w, h in (b[:, 2:] - b[:, :2]).tolist()) for b in self.base]
+    return '\n'.join(f'level {n}: {line}' for n, line in enumerate(sizes))
 
 @patch
 def about(self: AnchorExplorer,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'DIFFERENCE', 'constructor_arguments', 'made_anew', 'handles', 'inputs_of', 'boxes_to_draw', 'odd_priors',
-           'AssignmentInspector', 'explore_assignment', 'recorded_assignments', 'of_image', 'AssignmentInspectorHook']
+           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'recorded_assignments', 'of_image',
+           'AssignmentInspectorHook']
 
 # %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8edd5479
 import inspect
@@ -23,7 +24,7 @@ from .assignment import compare_assignments, count_positives
 from .batch import to_display
 from .box_canvas import BoxCanvas, control, style
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #63816e8f
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8c1fc5f5
 def constructor_arguments(
     part: Any,                  # an object that keeps its arguments under their names
 ) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def handles(
     for name, value in constructor_arguments(part).items():
         value = value[1] if isinstance(value, tuple) and len(value) == 2 else value
         if name.startswith(skip) or not isinstance(value, (bool, int, float)) or value < 0: continue
-        high, step = (1., .01) if isinstance(value, float) and value <= 1 else (max(4. * value, 4.), .1) if isinstance(value, float) else (max(4 * value, 20), 1)
+        if not isinstance(value, float): high, step = max(4 * value, 20), 1
+        else: high, step = (1., .01) if value <= 1 else (4. * value, .1)
         found.append(control(prefix + name, value, 0, high, step))
     return found
 
@@ -73,7 +75,7 @@ def boxes_to_draw(
     half = priors[:, 2:4] / 2 if priors.shape[1] > 2 else torch.full_like(xy, 2.)
     return torch.cat([xy - half, xy + half], dim=1)
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #a7276283
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7453b76f
 def odd_priors(
     boxes: Tensor,                  # (P, 4) xyxy, pixels
     gt_bboxes: Tensor,              # (G, 4) xyxy, pixels
@@ -81,7 +83,8 @@ def odd_priors(
     pos_iou_thr: float = None,      # None, where an assigner has no such threshold: compared with the object it got
 ) -> tuple[Tensor, Tensor]:         # (P,) bool forced, (P,) bool ambiguous
     "Positives below the threshold, and positives that would do for another object too."
-    forced, ambiguous, positive = torch.zeros_like(gt_inds, dtype=torch.bool), torch.zeros_like(gt_inds, dtype=torch.bool), (gt_inds > 0).nonzero()[:, 0]
+    forced, ambiguous = (torch.zeros_like(gt_inds, dtype=torch.bool) for _ in range(2))
+    positive = (gt_inds > 0).nonzero()[:, 0]
     if not len(positive): return forced, ambiguous
     iou, own = bbox_overlaps(boxes[positive], gt_bboxes), gt_inds[positive, None] - 1             # (n, G), (n, 1)
     mine = iou.gather(1, own)                                                                     # (n, 1)
@@ -90,11 +93,22 @@ def odd_priors(
     ambiguous[positive] = rest >= (mine[:, 0].clamp(min=1e-6) if pos_iou_thr is None else pos_iou_thr)
     return forced, ambiguous
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7d7eb1ea
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6574c1b5
 SIDES = [style('negative', '#888888', kind='dot', shape='small', alpha=.5), style('ignored', '#555555', kind='dot', shape='x'),
          style('positive'), style('forced', dash=(5, 3), width=2, shape='ring')]
-DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'), style('only A', '#0072B2', dash=(6, 3), shape='triangle'),
+DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'),
+              style('only A', '#0072B2', dash=(6, 3), shape='triangle'),
               style('only B', '#E69F00', dash=(2, 2), shape='square'), style('another object', '#CC79A7', shape='x', width=2)]
+
+def checked_assigners(
+    assigner: Any,              # one, or a list of one or two
+) -> list[Any]:
+    "Assigners that can be asked."
+    found = list(assigner) if isinstance(assigner, (list, tuple)) else [assigner]
+    if not 1 <= len(found) <= 2: raise ValueError(f'one assigner or two, got {len(found)}')
+    for a in found:
+        if not hasattr(a, 'trace'): raise ValueError(f'{type(a).__name__} has no trace(priors, gt_bboxes), so it cannot say why')
+    return found
 
 class AssignmentInspector(BoxCanvas):
     "One image's assignment with the assigner on call; or two of them, side by side and their difference."
@@ -107,33 +121,38 @@ class AssignmentInspector(BoxCanvas):
         gt_names: list[str] = None,             # G words; numbers when None
         **inputs: Any,                          # gt_labels, gt_bboxes_ignore, prior_valid, predictions: what `trace` may ask for
     ):
-        self.first = list(assigner) if isinstance(assigner, (list, tuple)) else [assigner]
-        if not 1 <= len(self.first) <= 2: raise ValueError(f'one assigner or two, got {len(self.first)}')
-        for a in self.first:
-            if not hasattr(a, 'trace'): raise ValueError(f'{type(a).__name__} has no trace(priors, gt_bboxes), so it cannot say why')
+        self.first = checked_assigners(assigner)
         self.priors, self.objects, self.parts = priors.detach().cpu(), gt_bboxes.detach().cpu(), num_level_priors or [len(priors)]
         if sum(self.parts) != len(priors): raise ValueError(f'levels of {self.parts} priors for {len(priors)} of them')
-        self.inputs = {k: v.detach().cpu() if torch.is_tensor(v) else v for k, v in inputs.items()} | dict(num_level_priors=num_level_priors)
-        self.drawn, two = boxes_to_draw(self.priors), len(self.first) == 2
-        skip = ('gpu',) if inputs.get('gt_bboxes_ignore') is not None else ('gpu', 'ignore')
-        controls = [c for a, prefix in zip(self.first, ('A.', 'B.') if two else ('',)) for c in handles(a, prefix, skip)]
-        if two: controls.append(control('view', 'side by side', options=['side by side', 'A', 'B', 'difference'], label='show'))
-        self.iou = bbox_overlaps(self.drawn, self.objects).amax(1) if len(self.objects) else torch.zeros(len(priors))
-        traces = [self.ask(a) for a in self.first]
-        rules = max((list(t.steps) for t in traces), key=len)
-        controls.append(control('step', len(rules) - 1, 0, len(rules) - 1, 1, words=rules, label='after rule'))
+        self.inputs = {k: v.detach().cpu() if torch.is_tensor(v) else v for k, v in inputs.items()}
+        self.inputs['num_level_priors'] = num_level_priors
+        self.drawn, self.marks = boxes_to_draw(self.priors), ('A', 'B') if len(self.first) == 2 else ('',)
+        rules = max((list(self.ask(a).steps) for a in self.first), key=len)
+        iou = bbox_overlaps(self.drawn, self.objects).amax(1) if len(self.objects) else torch.zeros(len(priors))
+        level = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(self.parts))
         names = [str(i) for i in range(len(self.objects))] if gt_names is None else list(gt_names)
-        few = len(priors) <= 5000
-        beside, last = dict(view='side by side') if two else {}, len(rules) - 1
+        super().__init__(img, self.drawn, score=iou, state=torch.zeros(len(priors)), level=level, gts=self.objects, gt_names=names,
+                         names=names, controls=self.all_handles(rules), scenes=self.story(rules), score_range=[0., 1.], threshold=0.,
+                         title=' and '.join(type(a).__name__ for a in self.first), noun='prior', label_noun='for object',
+                         score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
+
+    def all_handles(self, rules: list[str]) -> list[dict]:
+        "Controls: the arguments of each assigner, which of two to show, and the rule to stop after."
+        skip = ('gpu',) if self.inputs.get('gt_bboxes_ignore') is not None else ('gpu', 'ignore')
+        controls = [c for a, mark in zip(self.first, self.marks) for c in handles(a, mark and f'{mark}.', skip)]
+        views = ['side by side', 'A', 'B', 'difference']
+        if len(self.first) == 2: controls.append(control('view', views[0], options=views, label='show'))
+        return controls + [control('step', len(rules) - 1, 0, len(rules) - 1, 1, words=rules, label='after rule')]
+
+    def story(self, rules: list[str]) -> list[tuple]:
+        "Scenes: the answer, the difference of two, then rule by rule."
+        two, last = len(self.first) == 2, len(rules) - 1
+        beside = dict(view='side by side') if two else {}
         scenes = [('the whole assignment', dict(params=dict(step=last, **beside)))]
         if two: scenes.append(('where A and B differ', dict(params=dict(step=last, view='difference'))))
-        scenes += [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
-        super().__init__(img, self.drawn, score=self.iou, state=torch.zeros(len(priors)), gts=self.objects, controls=controls,
-                         level=torch.arange(len(self.parts)).repeat_interleave(torch.tensor(self.parts)), gt_names=names, names=names,
-                         title=' and '.join(type(a).__name__ for a in self.first), noun='prior', label_noun='for object', score_name='IoU',
-                         score_range=[0., 1.], threshold=0., styles=SIDES, show=[0, 1, 2, 3] if few else [1, 2, 3], scenes=scenes)
+        return scenes + [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #437fdb32
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6970ab62
 @patch
 def ask(self: AssignmentInspector,
     assigner: Any,
@@ -144,20 +163,27 @@ def ask(self: AssignmentInspector,
 @patch
 def update(self: AssignmentInspector):
     "Assigners with the arguments of the controls, their traces, and what to show of them."
-    own = lambda prefix: {k.removeprefix(prefix): v for k, v in self.params.items() if k.startswith(prefix) and k not in ('step', 'view')}
-    self.assigners = [made_anew(a, own(prefix)) for a, prefix in zip(self.first, ('A.', 'B.') if len(self.first) == 2 else ('',))]
+    moved = {k: v for k, v in self.params.items() if k not in ('step', 'view')}
+    own = lambda mark: {k.removeprefix(f'{mark}.'): v for k, v in moved.items() if k.startswith(mark and f'{mark}.')}
+    self.assigners = [made_anew(a, own(mark)) for a, mark in zip(self.first, self.marks)]
     self.traces = [self.ask(a) for a in self.assigners]
-    self.odd = [odd_priors(self.drawn, self.objects, t.gt_inds, getattr(a, 'pos_iou_thr', None)) for a, t in zip(self.assigners, self.traces)]
+    self.odd = [odd_priors(self.drawn, self.objects, t.gt_inds.cpu(), getattr(a, 'pos_iou_thr', None))
+                for a, t in zip(self.assigners, self.traces)]
     codes, view = self.codes(), self.params.get('view', 'A')
-    which = [0, 1] if view == 'side by side' else ['A', 'B'].index(view) if view in 'AB' else None
-    if which is None: self.put(styles=DIFFERENCE, **self.difference(*codes))
-    else:
-        which = which if isinstance(which, list) else [which]
-        state = torch.stack([self.sides(codes[k], self.odd[k][0]) for k in which])
-        words = [f'{"AB"[k]}: {self.assigners[k]!r}'.split('(')[0] if len(self.first) == 2 else '' for k in which]
-        alerts = torch.stack([torch.tensor([not (codes[k] == i + 1).any() for i in range(len(self.objects))]) for k in which])
-        self.put(styles=SIDES, panes=words, state=state, label=torch.stack([codes[k].clamp(min=0) - 1 for k in which]), gt_alerts=alerts)
-    self.put(panels=self.tell())
+    if view == 'difference': self.put(**self.difference(*codes), panels=self.tell())
+    else: self.put(**self.shown(codes, dict(A=[0], B=[1]).get(view, [0, 1])), panels=self.tell())
+
+@patch
+def shown(self: AssignmentInspector,
+    codes: list[Tensor],    # one or two (P,) long
+    which: list[int],       # of them, side by side
+) -> dict:                  # traits
+    "Assignments as they are."
+    state = torch.stack([self.sides(codes[k], self.odd[k][0]) for k in which])
+    titles = [f'{self.marks[k]}: {type(self.assigners[k]).__name__}' if self.marks[k] else '' for k in which]
+    alerts = torch.tensor([[not (codes[k] == i + 1).any() for i in range(len(self.objects))] for k in which])
+    labels = torch.stack([codes[k].clamp(min=0) - 1 for k in which])
+    return dict(styles=SIDES, panes=titles, state=state, label=labels, gt_alerts=alerts)
 
 @patch
 def codes(self: AssignmentInspector) -> list[Tensor]:       # one or two (P,) long
@@ -182,27 +208,38 @@ def difference(self: AssignmentInspector,
     both, either = int((state == 1).sum()), int((state > 0).sum())
     title = f'A and B agree on {both} of {either} positives (Jaccard {both / either if either else 1:.3f})'
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
-    return dict(panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
+    return dict(styles=DIFFERENCE, panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #51726022
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #52724f78
 @patch
 def tell(self: AssignmentInspector) -> list[dict]:
     "All panels."
-    panels, two, G = [], len(self.traces) == 2, len(self.objects)
-    for name, t in zip(('A: ', 'B: ') if two else ('',), self.traces):
+    panels, warnings, names = [], [], [mark and f'{mark}: ' for mark in self.marks]
+    for name, t, odd in zip(names, self.traces, self.odd):
         if 0 <= self.selected_prior < len(self.priors): panels.append(dict(title=f'{name}Why', text=self.why_card(t)))
-        if 0 <= self.selected_gt < G: panels += self.object_card(name, t)
-    warnings = [line for name, t, odd in zip(('A: ', 'B: ') if two else ('',), self.traces, self.odd) for line in self.warn(name, t, odd)]
+        if 0 <= self.selected_gt < len(self.objects): panels += self.object_card(name, t)
+        warnings += self.warn(name, t, odd)
     if warnings: panels.append(dict(title='Careful', alert='\n'.join(warnings)))
-    for name, t in zip(('A: ', 'B: ') if two else ('',), self.traces):
-        rows = [[rule, *(int(mask.sum()) for mask in (c == IGNORE, c == NEGATIVE, c > 0))] for rule, c in t.steps.items()]
-        panels.append(dict(title=f'{name}Rules', columns=['rule', 'ignored', 'negative', 'positive'], rows=rows, mark=min(self.params['step'], len(rows) - 1), clickable=True))
-    if two:
-        rows = [[r['object'], r['both'], r['only_a'], r['only_b'], r['agree']] for r in self.compare()]
-        return panels + [dict(title='Objects', columns=['object', 'both', 'only A', 'only B', 'agree'], rows=rows, select='gt')]
-    counts = count_positives(self.codes()[0], G, self.parts).tolist() if G else []
-    rows = [[i, f'{x2 - x1:.0f} x {y2 - y1:.0f}', sum(n), ' + '.join(map(str, n))] for i, ((x1, y1, x2, y2), n) in enumerate(zip(self.objects.tolist(), counts))]
-    return panels + [dict(title='Objects', columns=['object', 'size', 'positives', 'by level'], rows=rows, select='gt')]
+    return panels + [self.rule_table(name, t) for name, t in zip(names, self.traces)] + [self.object_table()]
+
+@patch
+def rule_table(self: AssignmentInspector, name: str, trace: Any) -> dict:
+    "The counts after every rule; a click replays it."
+    rows = [[rule, *(int(mask.sum()) for mask in (c == IGNORE, c == NEGATIVE, c > 0))] for rule, c in trace.steps.items()]
+    return dict(title=f'{name}Rules', columns=['rule', 'ignored', 'negative', 'positive'], rows=rows, clickable=True,
+                mark=min(self.params['step'], len(rows) - 1))
+
+@patch
+def object_table(self: AssignmentInspector) -> dict:
+    "A row for each object: its positives by level, or what two assigners agree on."
+    if len(self.traces) == 2:
+        columns, rows = ['object', 'both', 'only A', 'only B', 'agree'], [list(row.values()) for row in self.compare()]
+    else:
+        columns, rows = ['object', 'size', 'positives', 'by level'], []
+        counts = count_positives(self.codes()[0], len(self.objects), self.parts).tolist() if len(self.objects) else []
+        for i, ((x1, y1, x2, y2), n) in enumerate(zip(self.objects.tolist(), counts)):
+            rows.append([i, f'{x2 - x1:.0f} x {y2 - y1:.0f}', sum(n), ' + '.join(map(str, n))])
+    return dict(title='Objects', columns=columns, rows=rows, select='gt')
 
 @patch
 def why_card(self: AssignmentInspector,
@@ -211,7 +248,8 @@ def why_card(self: AssignmentInspector,
     "Why the picked prior is on its side: the rule, the objects it overlaps most, and why it is not for the picked object."
     p, G = self.selected_prior, len(self.objects)
     lines = [trace.why(p)]
-    if 0 <= self.selected_gt < G and int(trace.gt_inds[p]) != self.selected_gt + 1: lines.append(trace.why_not(p, self.selected_gt))
+    if 0 <= self.selected_gt < G and int(trace.gt_inds[p]) != self.selected_gt + 1:
+        lines.append(trace.why_not(p, self.selected_gt))
     if G:
         iou = bbox_overlaps(self.drawn[p:p + 1], self.objects)[0]
         most = iou.topk(min(3, G)).indices.tolist()
@@ -223,14 +261,16 @@ def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
     "Words about the picked object, and its positives level by level."
     counts = count_positives(trace.gt_inds.cpu(), len(self.objects), self.parts)[self.selected_gt].tolist()
     said = dict(title=f'{name}Object {self.gt_names[self.selected_gt]}', text=trace.why_object(self.selected_gt))
-    bars = dict(title=f'{name}Positives by level', xlabel='level', ylabel='positives', series=[dict(kind='bar', x=list(range(len(counts))), y=counts, color='#777777')])
-    return [said, bars] if len(counts) > 1 else [said]
+    bars = dict(kind='bar', x=list(range(len(counts))), y=counts, color='#777777')
+    picture = dict(title=f'{name}Positives by level', xlabel='level', ylabel='positives', series=[bars])
+    return [said, picture] if len(counts) > 1 else [said]
 
 @patch
 def warn(self: AssignmentInspector, name: str, trace: Any, odd: tuple) -> list[str]:
     "Orphans, forced and ambiguous priors, in a line each."
-    lines = [f'{name}{trace.why_object(i)}' for i in trace.orphans[:3]]
-    if len(trace.orphans) > 3: lines.append(f'{name}and {len(trace.orphans) - 3} orphans more')
+    orphans = trace.orphans
+    lines = [f'{name}{trace.why_object(i)}' for i in orphans[:3]]
+    if len(orphans) > 3: lines.append(f'{name}and {len(orphans) - 3} orphans more')
     forced, ambiguous = (mask.nonzero()[:, 0].tolist() for mask in odd)
     if forced: lines.append(f'{name}{len(forced)} forced matches below the threshold, e.g. prior {forced[0]}')
     if ambiguous: lines.append(f'{name}{len(ambiguous)} ambiguous priors would do for two objects, e.g. prior {ambiguous[0]}')
@@ -269,7 +309,7 @@ def explore_assignment(
     "`show_assignment` with handles."
     return AssignmentInspector(assigner, priors, gt_bboxes, img, num_level_priors, **inputs)
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #d09823a3
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7257cdb0
 @contextmanager
 def recorded_assignments(
     model: nn.Module,           # with heads that have an `assigner`
@@ -340,5 +380,5 @@ class AssignmentInspectorHook(Hook):
         assigner, given = calls[stage][0], of_image(calls[stage][1], image)
         img, (h, w) = data['inputs'][image], data['data_samples'][image].img_shape[:2]
         picture = to_display(img[:, :h, :w], model.data_preprocessor)
-        return AssignmentInspector(assigner if other is None else [assigner, other], given.pop('priors'), given.pop('gt_bboxes'), picture,
-                                   given.pop('num_level_priors', None), **given)
+        both = assigner if other is None else [assigner, other]
+        return AssignmentInspector(both, given.pop('priors'), given.pop('gt_bboxes'), picture, **given)

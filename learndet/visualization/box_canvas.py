@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'HIDDEN', 'WidgetBase', 'MARKERS', 'VIEW', 'PAGE', 'to_bytes', 'WithoutWidgets', 'widget_parts', 'synced',
-           'control', 'style', 'BoxCanvas', 'jpeg', 'panel_text', 'draw_panel']
+           'control', 'style', 'checked', 'defaults', 'BoxCanvas', 'jpeg', 'panel_text', 'draw_panel']
 
 # %% ../../nbs/07_visualization/05_box_canvas.ipynb #e2ba2dfc
 import base64
@@ -102,7 +102,34 @@ def style(
         raise ValueError(f'a dot is one of {", ".join(MARKERS)}, a kind is outline, dot or both; got {shape=}, {kind=}')
     return dict(name=name, color=color, kind=kind, shape=shape, dash=dash and list(dash), width=width, alpha=alpha)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #6572664b
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #99819da5
+def checked(
+    boxes: Any,                 # (N, 4), or None
+    gts: Any,                   # (G, 4), or None
+    **values: Any,              # (N,) or (S, N) each, or None
+) -> dict[str, np.ndarray]:     # all of them; empty where None
+    "Arrays that fit together."
+    boxes, gts = (np.zeros((0, 4)) if b is None else to_numpy(b) for b in (boxes, gts))
+    for what, b in dict(boxes=boxes, gts=gts).items():
+        if b.ndim != 2 or b.shape[1] != 4: raise ValueError(f'{what} are (N, 4) xyxy, got {b.shape}')
+    values = {what: np.zeros(0) if v is None else to_numpy(v) for what, v in values.items()}
+    for what, v in values.items():
+        if v.size and v.shape[-1] != len(boxes): raise ValueError(f'{v.shape[-1]} values of {what} for {len(boxes)} boxes')
+    return dict(boxes=boxes, gts=gts, **values)
+
+def defaults(
+    boxes: np.ndarray,          # (N, 4)
+    gts: np.ndarray,            # (G, 4)
+    score: np.ndarray,          # (N,) or empty
+    level: np.ndarray,          # (N,) or empty
+    **others: np.ndarray,       # what decides nothing
+) -> dict[str, Any]:            # traits
+    "How a canvas starts: all levels, all scores, as large as what is on it."
+    size = np.concatenate([boxes, gts, [[0, 0, 1, 1]]])[:, [3, 2]].max(0).tolist()
+    names = [f'level {n}' for n in range(int(level.max()) + 1 if len(level) else 0)]
+    scores = dict(score_range=[float(score.min()), float(score.max())], threshold=float(score.min())) if len(score) else {}
+    return dict(size=size, level_names=names, levels=list(range(len(names))), styles=[style('box', kind='outline', width=2)], **scores)
+
 class BoxCanvas(WidgetBase):
     "A picture with boxes to hover, click, filter and read back; the base of all explorers."
     _esm = files('learndet.visualization').joinpath('boxcanvas.js').read_text(encoding='utf-8')
@@ -133,25 +160,12 @@ class BoxCanvas(WidgetBase):
         **traits,                       # any other trait: styles, names, panels, scenes, drag, …
     ):
         super().__init__()
-        self.picture, self._listeners, self._busy, self._kept = None if img is None else to_picture(img), [], True, {}
-        boxes, gts = (np.zeros((0, 4)) if b is None else to_numpy(b) for b in (boxes, gts))
-        for what, b in dict(boxes=boxes, gts=gts).items():
-            if b.ndim != 2 or b.shape[1] != 4: raise ValueError(f'{what} are (N, 4) xyxy, got {b.shape}')
-        for what, v in dict(score=score, state=state, level=level, label=label).items():
-            if v is not None and to_numpy(v).shape[-1] != len(boxes):
-                raise ValueError(f'{to_numpy(v).shape[-1]} values of {what} for {len(boxes)} boxes')
-        everything = np.concatenate([boxes, gts, [[0, 0, 1, 1]]])
-        traits.setdefault('size', [float(v) for v in everything[:, [3, 2]].max(0)] if img is None else list(self.picture.shape[:2]))
-        score, level = (v if v is None else to_numpy(v) for v in (score, level))
-        if score is not None and len(score):
-            traits.setdefault('score_range', [float(score.min()), float(score.max())])
-            traits.setdefault('threshold', float(score.min()))
-        L = int(level.max()) + 1 if level is not None and len(level) else 0
-        traits.setdefault('level_names', [f'level {n}' for n in range(L)])
-        traits.setdefault('levels', list(range(len(traits['level_names']))))
-        traits.setdefault('styles', [style('box', kind='outline', width=2)])
-        if self.picture is not None: self.image = jpeg(self.picture)
-        self.put(boxes=boxes, score=score, state=state, level=level, label=label, gts=gts, **traits)
+        self.picture, self._listeners, self._busy = None if img is None else to_picture(img), [], True
+        arrays = checked(boxes, gts, score=score, state=state, level=level, label=label)
+        if self.picture is not None:
+            self.image = jpeg(self.picture)
+            traits.setdefault('size', list(self.picture.shape[:2]))
+        self.put(**arrays, **{**defaults(**arrays), **traits})
         self.controls, self.params = [dict(c) for c in controls], {c['name']: c['value'] for c in controls}
         self.observe(self._changed, ['params', 'gts'])
         self.observe(self._picked, ['selected_prior', 'selected_gt'])
@@ -297,7 +311,18 @@ def load_state_dict(self: BoxCanvas,
     self._busy = busy
     for k in VIEW[:-1]: setattr(self, k, state[k])
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #cf6a0f8b
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e5b9eaae
+@patch
+def emphasis(self: BoxCanvas,
+    own: np.ndarray,            # (N,) bool: boxes of one state
+    label: np.ndarray,          # (N,)
+    alpha: float,
+) -> list[tuple]:               # masks and how opaque
+    "All alike, or those of the picked object before the others."
+    mine = label == self.selected_gt
+    parts = [(own, alpha)] if self.selected_gt < 0 else [(own & ~mine, alpha / 4), (own & mine, alpha)]
+    return [(part, a) for part, a in parts if part.any()]
+
 @patch
 def draw_pane(self: BoxCanvas,
     pane: int,                  # which of the S pictures
@@ -315,13 +340,16 @@ def draw_pane(self: BoxCanvas,
     for s, look in enumerate(self.styles):
         own = keep & (state == s)
         if not own.any(): continue
-        colors = [look['color']] * int(own.sum()) if look['color'] else palette[np.maximum(label[own], 0)]
         lines = '-' if not look['dash'] else (0, tuple(look['dash']))
-        if outlines and look['kind'] != 'dot': ax.add_collection(PolyCollection(
-            corners(boxes[own]), facecolors='none', edgecolors=colors, linestyles=[lines], linewidths=.7 * look['width'], alpha=look['alpha']), autolim=False)
-        if look['kind'] != 'outline' or not outlines:
-            (x, y), big = ((boxes[own, :2] + boxes[own, 2:]) / 2).T, own.sum() < 12000
-            ax.scatter(x, y, c=colors, s=3 if look['shape'] == 'small' else 14 if big else 1, marker=MARKERS[look['shape']] if big else '.', linewidths=.6, alpha=look['alpha'])
+        for part, alpha in self.emphasis(own, label, look['alpha']):
+            colors = [look['color']] * int(part.sum()) if look['color'] else palette[np.maximum(label[part], 0)]
+            if outlines and look['kind'] != 'dot': ax.add_collection(PolyCollection(
+                corners(boxes[part]), facecolors='none', edgecolors=colors, linestyles=[lines],
+                linewidths=.7 * look['width'], alpha=alpha), autolim=False)
+            if look['kind'] != 'outline' or not outlines:
+                (x, y), big = ((boxes[part, :2] + boxes[part, 2:]) / 2).T, part.sum() < 12000
+                ax.scatter(x, y, c=colors, s=3 if look['shape'] == 'small' else 14 if big else 1,
+                           marker=MARKERS[look['shape']] if big else '.', linewidths=.6, alpha=alpha)
     self.draw_objects(pane, ax)
     ax.set(xlim=(0, self.size[1]), ylim=(self.size[0], 0))
     ax.set_title(self.panes[pane], fontsize=9)
@@ -330,7 +358,8 @@ def draw_pane(self: BoxCanvas,
 def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
     "Objects, arrows and the selection of one picture."
     gts, alerts, boxes = self.array('gts'), self.array('gt_alerts'), self.array('boxes')
-    alerts = alerts.reshape(-1, max(len(gts), 1))[min(pane, len(alerts) // max(len(gts), 1) - 1)] if len(alerts) else np.zeros(len(gts))
+    alerts = alerts.reshape(-1, len(gts)) if len(alerts) else np.zeros((1, len(gts)))             # (1 or S, G)
+    alerts = alerts[min(pane, len(alerts) - 1)]
     for i, color in enumerate(class_colors(len(gts))):
         name = self.gt_names[i] if i < len(self.gt_names) else str(i)
         show_bboxes(gts[i:i + 1], [name + '!' * bool(alerts[i])], colors=[color], ax=ax, fontsize=7,
@@ -341,15 +370,17 @@ def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
         show_bboxes(mates, colors=class_colors(len(mates)), ax=ax, linewidth=1.5)
     if 0 <= self.selected_prior < len(boxes): show_bboxes(boxes[self.selected_prior][None], colors='k', ax=ax, linewidth=2.5)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #ea0c43a9
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #a4ebe896
 def panel_text(
     panel: dict,                # title, and one of text, alert, rows with columns
 ) -> str:
     "A panel in letters."
     if 'rows' not in panel: return panel.get('text', panel.get('alert', ''))
-    cells = [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row] for row in [panel.get('columns', []), *panel['rows'][:12]] if row]
+    rows = [row for row in [panel.get('columns', []), *panel['rows'][:12]] if row]
+    cells = [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row] for row in rows]
     widths = [max(len(row[c]) for row in cells) for c in range(len(cells[-1]))] if cells else []
-    return '\n'.join('  '.join(v.ljust(n) if c == 0 else v.rjust(n) for c, (v, n) in enumerate(zip(row, widths))) for row in cells)
+    lines = ['  '.join(v.ljust(n) if c == 0 else v.rjust(n) for c, (v, n) in enumerate(zip(row, widths))) for row in cells]
+    return '\n'.join(lines + [f'and {len(panel["rows"]) - 12} more'] * (len(panel['rows']) > 12))
 
 def draw_panel(
     panel: dict,                # see `panel_text`, or series with x, y, kind
@@ -359,14 +390,16 @@ def draw_panel(
     ax.set_title(panel.get('title', ''), fontsize=8, loc='left', fontweight='bold')
     if 'series' not in panel:
         ax.set_axis_off()
-        ax.text(0, 1, panel_text(panel), family='monospace', fontsize=6.5, va='top', wrap='rows' not in panel, transform=ax.transAxes)
+        ax.text(0, 1, panel_text(panel), family='monospace', fontsize=6.5, va='top', wrap='rows' not in panel,
+                transform=ax.transAxes)
         return
     for k, s in enumerate(panel['series']):
         look = dict(color=s.get('color', PALETTE[k % 7]), label=s.get('name'))
         if s['kind'] == 'bar': ax.bar(s['x'], s['y'], width=.85 * (s['x'][1] - s['x'][0] if len(s['x']) > 1 else 1), **look)
         elif s['kind'] == 'points': ax.plot(s['x'], s['y'], 'ox'[k % 2], ms=3, **look)
         else: ax.plot(s['x'], s['y'], ls='--' if s.get('dash') else '-', lw=1.2, **look)
-    for rule in panel.get('rules', ()): (ax.axvline if 'x' in rule else ax.axhline)(rule.get('x', rule.get('y')), color=PALETTE[3], ls='--', lw=.8)
+    for rule in panel.get('rules', ()):
+        (ax.axvline if 'x' in rule else ax.axhline)(rule.get('x', rule.get('y')), color=PALETTE[3], ls='--', lw=.8)
     if panel.get('log'): ax.set_xscale('log', base=2)
     for side in ('xlim', 'ylim'):
         if panel.get(side): ax.set(**{side: panel[side]})
@@ -387,7 +420,8 @@ def figure(self: BoxCanvas) -> Figure:
     for s in range(S): self.draw_pane(s, fig.add_subplot(grid[:, s], anchor='N'))
     for k, panel in enumerate(self.panels): draw_panel(panel, fig.add_subplot(grid[k, S]))
     states = self.array('state') if self.state else np.zeros((1, len(self.boxes) // 16))
-    said = [f'{look["name"]} ({" | ".join(f"{(row == s).sum():,}" for row in states)})' for s, look in enumerate(self.styles) if s in self.show and self.boxes]
+    counts = lambda s: ' | '.join(f'{(row == s).sum():,}' for row in states)
+    said = [f'{self.styles[s]["name"]} ({counts(s)})' for s in self.show] if self.boxes else []
     fig.suptitle(f'{self.title}: {", ".join(said)}' if said else self.title, fontsize=8)
     return fig
 
@@ -451,10 +485,11 @@ def bake(self: BoxCanvas) -> dict:
     scenes = [[caption, {k: now[k] for k in moving}] for caption, now in played]
     return {**before, 'scenes': scenes, 'scene': 0 if scenes else -1, 'frozen': True}
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #75fd3ed1
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #576d7372
 PAGE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>body{{margin:8px;font-family:system-ui,sans-serif;background:#fff;color:#222}}h1{{font-size:17px;margin:2px 6px}}</style></head>
+<style>body{{margin:8px;font-family:system-ui,sans-serif;background:#fff;color:#222}}
+h1{{font-size:17px;margin:2px 6px}}</style></head>
 <body><main><h1>{title}</h1><div id="canvas"></div></main><script type="application/json" id="state">{state}</script>
 <script type="module">{code}
 mount(document.getElementById('canvas'), document.getElementById('state').textContent);
@@ -477,8 +512,8 @@ def _repr_mimebundle_(self: BoxCanvas, **kwargs):
     "The live widget with its still picture; a page in a frame where LEARNDET_WIDGETS is static."
     text = {'text/plain': repr(self)}
     if os.environ.get('LEARNDET_WIDGETS') == 'static':
-        frame = f'<iframe title="{html.escape(self.title)}" style="width:100%;height:560px;border:0" srcdoc="{html.escape(self.to_html())}"></iframe>'
-        return {**text, 'text/html': frame}
+        title, page = html.escape(self.title), html.escape(self.to_html())
+        return {**text, 'text/html': f'<iframe title="{title}" style="width:100%;height:560px;border:0" srcdoc="{page}"></iframe>'}
     bundle = WidgetBase._repr_mimebundle_(self, **kwargs)
     data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
     return {**data, **text, 'image/png': base64.b64encode(self.to_png()).decode()}, metadata

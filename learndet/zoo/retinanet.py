@@ -18,7 +18,7 @@ from ..task_modules.losses.focal import FocalLoss
 from ..task_modules.losses.l1 import L1Loss
 from ..task_modules.prior_generators.anchor_generator import AnchorGenerator
 
-# %% ../../nbs/08_zoo/02_retinanet.ipynb #5abf4d43
+# %% ../../nbs/08_zoo/02_retinanet.ipynb #678a4352
 def retinanet(
     num_classes: int = 80,                  # K
     backbone: nn.Module = None,             # gives 4 maps and their `out_channels`; ResNet(50) when None
@@ -34,7 +34,7 @@ def retinanet(
         num_classes, in_channels=channels, feat_channels=channels, stacked_convs=stacked_convs,
         anchor_generator=AnchorGenerator(strides, ratios=[.5, 1., 2.], scales=octaves),
         bbox_coder=DeltaXYWHBBoxCoder(),
-        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4),
+        assigner=MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4, ignore_iof_thr=.5),
         loss_cls=FocalLoss(gamma=2., alpha=.25), loss_bbox=L1Loss())
     neck = FPN(backbone.out_channels, channels, num_outs=5, start_level=1, add_extra_convs='on_input')
     return SingleStageDetector(backbone, neck, head, data_preprocessor)

@@ -8,7 +8,8 @@ import json
 import warnings
 from pathlib import Path
 
-PARTS = dict(priors=('priors_coders_cases', 'golden_priors_coders.json'))       # the module with the cases, the file
+PARTS = dict(priors=('priors_coders_cases', 'golden_priors_coders.json'),          # the module with the cases, the file
+             assigners_a=('assigners_a_cases', 'golden_assigners_a.json'))
 CASES = 12                                                                      # seeds 0, 1, … of each component
 
 

@@ -1,184 +1,48 @@
 """Widgets in a real browser. Three layers: Python alone; the JavaScript from a page (`open_widget`); JupyterLab (`notebook`).
 
-Debian's chromium does the browsing, driven by playwright; nothing is downloaded, and no request may leave this machine.
-Where either is missing, these tests are skipped and say so. `make test` installs both where it can.
+Where no browser or no playwright is installed, these tests are skipped and say so. `make test` installs both where it can.
 """
-import json
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 
-NAMES = ('chromium', 'chromium-headless-shell', 'chromium-browser', 'google-chrome')
-ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-        '--disable-component-update', '--disable-sync']
-NEAR = re.compile(r'^(file|data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)[:/]')
-HARMLESS = re.compile(r'favicon|ResizeObserver loop|Download the React DevTools')
+sys.path.insert(0, str(Path(__file__).parent))
+from browser import Canvas, find_browser, fresh_page, run_notebook, running_browser, running_lab
 
 
 @pytest.fixture(scope='session')
 def browser():
     "One browser for all tests."
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None: pytest.skip('no browser here: apt-get install chromium')
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
-    with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=path, headless=True, args=ARGS)
-        yield one
-        one.close()
+    if find_browser() is None: pytest.skip('no browser here: apt-get install chromium')
+    pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install playwright')
+    with running_browser() as one: yield one
 
 
 @pytest.fixture
 def page(browser):
     "A fresh page; at the end, nothing may have been asked of the network or written to the console as an error."
-    context = browser.new_context(viewport=dict(width=1100, height=900))
-    context.set_default_timeout(15_000)
-    page, left, errors = context.new_page(), [], []
-    def decide(route):
-        if NEAR.match(route.request.url): return route.continue_()
-        left.append(route.request.url)
-        route.abort()
-    context.route('**/*', decide)
-    page.on('pageerror', lambda error: errors.append(str(error)))
-    page.on('console', lambda m: errors.append(m.text) if m.type == 'error' and not HARMLESS.search(m.text + str(m.location)) else None)
-    yield page
-    context.close()
-    assert not left, f'requests that leave this machine: {left}'
-    assert not errors, f'errors in the console: {errors}'
-
-
-class Canvas:
-    "A widget on a page: where it is, what it holds, what it shows. `pane` is one of the pictures side by side."
-    def __init__(self, page, number=0):
-        self.page, self.root = page, page.locator('.ld').nth(number)
-        self.root.and_(page.locator('[data-draws]')).wait_for()
-
-    def js(self, code):
-        "A JavaScript expression over `w` (model, data(), stacks(), at(x, y, pane))."
-        return self.root.evaluate(f'async root => {{ const w = root.boxcanvas; return {code}; }}')
-
-    def get(self, trait): return self.js(f'w.model.get({trait!r})')
-    def visible(self, pane=0): return int(self.root.get_attribute('data-visible').split(',')[pane])
-    def settle(self): self.page.evaluate('() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))')
-    def place(self, x, y, pane=0): return self.js(f'w.at({x}, {y}, {pane})')
-    def control(self, name): return self.root.locator(f'[data-name="{name}"]')
-    def filter(self, name): return self.root.locator(f'[data-filter="{name}"]')
-    def panel(self, title): return self.root.locator(f'[data-panel="{title}"]')
-
-    def click(self, x, y, pane=0):
-        "Click a point of the picture."
-        self.page.mouse.click(*self.place(x, y, pane))
-        self.settle()
-
-    def hover(self, x, y, pane=0):
-        self.page.mouse.move(*self.place(x, y, pane))
-        self.settle()
-
-    def colors(self, pane=0):
-        "Colour → number of pixels of the boxes' own layer."
-        return self.js(f'''(() => {{ const s = w.stacks()[{pane}], n = {{}};
-            for (const p of s.px) if (p) {{ const k = '#' + [p & 255, (p >> 8) & 255, (p >> 16) & 255].map(v => v.toString(16).padStart(2, '0')).join(''); n[k] = (n[k] || 0) + 1; }}
-            return n; }})()''')
-
-    def wait(self, code, timeout=10_000):
-        "Until a JavaScript expression over `w` is true."
-        until = time.monotonic() + timeout / 1000
-        while not self.js(code):
-            if time.monotonic() > until: raise AssertionError(f'never true: {code}')
-            self.page.wait_for_timeout(20)
+    with fresh_page(browser) as one: yield one
 
 
 @pytest.fixture
 def open_widget(page, tmp_path):
     "A function: widget → its exported page in the browser, as a Canvas."
     def opened(widget):
-        path = tmp_path / 'widget.html'
-        widget.to_html(path)
-        page.goto(path.as_uri())
+        widget.to_html(tmp_path / 'widget.html')
+        page.goto((tmp_path / 'widget.html').as_uri())
         return Canvas(page)
     return opened
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
-def die_with_parent():
-    "The server ends when the tests do, however they end (Linux)."
-    try:
-        import ctypes
-        ctypes.CDLL('libc.so.6').prctl(1, signal.SIGTERM)
-    except OSError: pass
 
 
 @pytest.fixture(scope='session')
 def lab(browser, tmp_path_factory):
     "A JupyterLab of our own on this machine: (address, folder)."
-    pytest.importorskip('jupyterlab', reason='JupyterLab is not installed: pip install learndet[lab]')
-    home, root, port = tmp_path_factory.mktemp('home'), tmp_path_factory.mktemp('lab'), free_port()
-    settings = home / 'settings/@jupyterlab/apputils-extension'
-    settings.mkdir(parents=True)
-    (settings / 'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False)))
-    names = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_RUNTIME_DIR='runtime', JUPYTER_DATA_DIR='data', IPYTHONDIR='ipython',
-                 JUPYTERLAB_SETTINGS_DIR='settings', JUPYTERLAB_WORKSPACES_DIR='workspaces')
-    env = {**os.environ, 'HOME': str(home), 'PYTHONPATH': str(Path(__file__).parents[2]), **{k: str(home / v) for k, v in names.items()}}
-    server = subprocess.Popen(
-        [sys.executable, '-m', 'jupyter', 'lab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0',
-         '--IdentityProvider.token=', '--ServerApp.password=', '--ServerApp.disable_check_xsrf=True', f'--ServerApp.root_dir={root}',
-         '--expose-app-in-browser', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate',
-         '--LabApp.extension_manager=readonly'], env=env, preexec_fn=die_with_parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f'http://127.0.0.1:{port}'
-    for _ in range(300):
-        try: urllib.request.urlopen(f'{address}/api', timeout=2); break
-        except OSError: time.sleep(.1)
-    yield address, root
-    server.terminate()
-    server.wait(20)
-
-
-class Notebook:
-    "A notebook that was run in JupyterLab: its widgets, and its kernel."
-    def __init__(self, page): self.page = page
-
-    def canvas(self, number=0): return Canvas(self.page, number)
-
-    def python(self, expression):
-        "The value of a Python expression in the kernel."
-        code = json.dumps(f'__import__("json").dumps({expression})')
-        said = self.page.evaluate(f'''async () => {{
-            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-            const reply = await kernel.requestExecute({{code: '', silent: true, user_expressions: {{value: {code}}}}}).done;
-            return reply.content.user_expressions.value; }}''')
-        assert said['status'] == 'ok', said
-        import ast
-        return json.loads(ast.literal_eval(said['data']['text/plain']))
+    pytest.importorskip('jupyterlab', reason="JupyterLab is not installed: pip install 'learndet[lab]'")
+    with running_lab(tmp_path_factory.mktemp('lab')) as one: yield one
 
 
 @pytest.fixture
 def notebook(lab, page):
     "A function: cells → the notebook, run from top to bottom in JupyterLab."
-    address, root = lab
-    def opened(*cells, name='widgets.ipynb'):
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in [*cells, 'print("all " + "done")']])
-        nb.metadata['kernelspec'] = dict(name='python3', display_name='python3', language='python')
-        nbformat.write(nb, root / name)
-        page.goto(f'{address}/lab/tree/{name}')
-        page.wait_for_function('window.jupyterapp && window.jupyterapp.restored', timeout=60_000)
-        page.evaluate('window.jupyterapp.restored')
-        page.wait_for_function('''() => { const c = window.jupyterapp.shell.currentWidget?.sessionContext;
-            return c?.isReady && c.session?.kernel?.status === 'idle'; }''', timeout=60_000)
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.locator('.jp-OutputArea-output', has_text='all done').wait_for(timeout=60_000)
-        return Notebook(page)
-    return opened
+    return lambda *cells: run_notebook(page, lab, cells)

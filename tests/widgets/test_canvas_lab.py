@@ -5,10 +5,10 @@ class Cut(BoxCanvas):
     def __init__(self):
         boxes = np.array([[5, 5, 40, 40], [50, 20, 90, 60], [100, 30, 150, 110]])
         super().__init__(np.full((120, 160, 3), 230, np.uint8), boxes, score=[.2, .5, .8], state=[0, 0, 0], gts=[[60, 70, 95, 110]],
-                         styles=[style('out', '#777777'), style('in', '#D55E00')], controls=[control('cut', 60., 0, 160, 5)])
+                         styles=[style('out', '#777777'), style('in', '#D55E00')], controls=[control('cut', 60., 0, 160, 5), control('again', None)])
     def update(self):
         if self.params['cut'] > 140: raise ValueError('nothing is so far right')
-        self.put(state=(self.array('boxes')[:, 0] >= self.params['cut']).astype(int), panels=[dict(title='Cut', text=f"{self.params['cut']:g}")])
+        self.put(state=(self.array('boxes')[:, 0] >= self.params['cut']).astype(int), panels=[dict(title='Cut', text=f"{self.params['cut']:g}, {self.params['again'] or 0}")])
     def selected(self): self.put(panels=[dict(title='Picked', text=f'{self.selected_prior}')])
 w, heard = Cut(), []
 w.on_select(lambda canvas: heard.append(canvas.selected_prior))
@@ -20,15 +20,19 @@ slider''')
 def test_lab(notebook):
     nb = notebook(*CELLS)
     w = nb.canvas()
-    assert w.colors().keys() == {'#777777', '#d55e00'} and w.panel('Cut').text_content() == 'Cut60'
+    assert w.colors().keys() == {'#777777', '#d55e00'} and w.panel('Cut').text_content() == 'Cut60, 0'
     red = w.colors()['#d55e00']
 
     seq = nb.python('w.seq')                                            # a slider runs Python, which sends states back
     w.control('cut').focus()
     for _ in range(6): w.page.keyboard.press('ArrowLeft')
-    w.wait("w.model.get('panels')[0].text === '30'"); w.settle()
+    w.wait("w.model.get('panels')[0].text === '30, 0'"); w.settle()
     assert nb.python("w.params['cut']") == 30 and nb.python('w.seq') > seq and nb.python("w.array('state')[0].tolist()") == [0, 1, 1]
     assert w.colors()['#d55e00'] > red
+
+    for n in (1, 2):                                                    # a button counts
+        w.control('again').click()
+        w.wait(f"w.model.get('panels')[0].text === '30, {n}'")
 
     w.control('cut').fill('145')                                        # what is refused is said, and the picture stays
     w.page.locator('.ld .alert', has_text='nothing is so far right').wait_for()

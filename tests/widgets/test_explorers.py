@@ -8,7 +8,10 @@ from learndet.engine.hooks import Hook
 from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.structures.overlaps import bbox_overlaps
 from learndet.task_modules.assigners.assign_result import IGNORE
+from learndet.task_modules.assigners.atss import ATSSAssigner
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
+from learndet.task_modules.assigners.sim_ota import SimOTAAssigner
+from learndet.task_modules.assigners.task_aligned import TaskAlignedAssigner
 from learndet.task_modules.prior_generators.anchor_generator import AnchorGenerator
 from learndet.task_modules.prior_generators.fit_anchors import anchor_fit, evolve_anchors, fit_anchors, kmeans_anchors
 from learndet.visualization.anchor_explorer import explore_priors
@@ -180,3 +183,26 @@ def test_hook_opens_both_stages_of_a_batch_and_leaves_the_training_as_it_was():
     assert torch.equal(first.traces[0].gt_inds, expected)
     assert np.abs(first.picture.astype(int) - SCENE.img).max() <= 1
     assert len(hook.inspector(other=MaxIoUAssigner(.5, .4)).traces) == 2
+
+
+OTHERS = dict(
+    atss=lambda: (ATSSAssigner(topk=9), PRIORS, {}),
+    sim_ota=lambda: (SimOTAAssigner(), POINTS, PREDICTED),
+    task_aligned=lambda: (TaskAlignedAssigner(topk=13), PRIORS, PREDICTED))
+POINTS = torch.cat([torch.cat([(level[:, :2] + level[:, 2:]) / 2, torch.full((len(level), 2), float(s))], 1) for level, s in zip(LEVELS, (8, 16, 32))])
+PREDICTED = dict(gt_labels=torch.tensor(SCENE.labels), bbox_preds=PRIORS, cls_scores=torch.full((len(PRIORS), 3), .3))
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_other_assigners(name):
+    "Levels, points and predictions reach the assigner that asks for them; the picture is its own answer."
+    assigner, priors, inputs = OTHERS[name]()
+    w = explore_assignment(SCENE.img, priors, GTS, assigner, PARTS, **inputs)
+    exact = assigner.trace(priors, GTS, **inputs_of(assigner, dict(inputs, num_level_priors=PARTS)))
+    assert w.traces[0].gt_inds.tolist() == exact.gt_inds.tolist() and sum(exact.num_pos) > 0
+    w.selected_prior, w.selected_gt = int(exact.gt_inds.argmax()), 0
+    assert w.panels[0]['text'].startswith(exact.why(w.selected_prior))
+    for c in w.controls:
+        if c['kind'] == 'slider': w.change(**{c['name']: c['value']})
+    assert w.message == ''
+    w.bake()

@@ -26,5 +26,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)
 test_evaluator = val_evaluator
-model = dict(bbox_head=dict(assigner=dict(ignore_iof_thr=0.5)))      # crowds are not background
 optim_wrapper = dict(optimizer=dict(lr=0.002))                      # for batches of two

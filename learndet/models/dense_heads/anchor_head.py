@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['gather_targets', 'AnchorHead']
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #07be6007
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #9f637d42
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
+from ...core.processes import reduce_mean
 from .base_dense_head import BaseDenseHead, DenseTargets, flatten_maps
 from ...structures.ground_truth import GroundTruth
 from ...structures.nms import PostProcess
@@ -30,7 +31,7 @@ def gather_targets(
     shape = inds.shape + values.shape[2:]
     return values.gather(1, inds.reshape(inds.shape + (1,) * (values.dim() - 2)).expand(shape))
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #5e79884e
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #2d98e2f4
 class AnchorHead(BaseDenseHead):
     "A dense head over anchors: one 1 × 1 convolution scores A·K classes a cell, another moves A boxes."
     def __init__(
@@ -40,7 +41,7 @@ class AnchorHead(BaseDenseHead):
         feat_channels: int = 256,                # channels inside the head
         anchor_generator: AnchorGenerator = None,   # where the priors are
         bbox_coder=None,                         # DeltaXYWHBBoxCoder() when None
-        assigner=None,                           # MaxIoUAssigner(.5, .4) when None
+        assigner=None,                           # MaxIoUAssigner(.5, .4), blind to ignored regions, when None
         sampler=None,                            # PseudoSampler() (everything counts) when None
         loss_cls: nn.Module = None,              # FocalLoss() when None
         loss_bbox: nn.Module = None,             # L1Loss() when None
@@ -57,7 +58,7 @@ class AnchorHead(BaseDenseHead):
         self.in_channels, self.feat_channels = in_channels, feat_channels
         self.anchor_generator = anchor_generator
         self.num_base_priors = anchor_generator.num_base_priors[0]                # A
-        self.assigner = assigner or MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4)
+        self.assigner = assigner or MaxIoUAssigner(pos_iou_thr=.5, neg_iou_thr=.4, ignore_iof_thr=.5)
         self.sampler = sampler or PseudoSampler()
         self.loss_cls, self.loss_bbox = loss_cls, L1Loss() if loss_bbox is None else loss_bbox
         self.reg_decoded_bbox, self.allowed_border, self.pos_weight = reg_decoded_bbox, allowed_border, pos_weight
@@ -113,7 +114,7 @@ def get_prior_valid(
     shapes = torch.tensor([m['img_shape'][:2] for m in batch_img_metas]).to(device, non_blocking=True)
     return self.anchor_generator.inside_flags(priors, valid, shapes, self.allowed_border)
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #31f51d69
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #f6c3a96e
 @patch
 def get_targets(
     self: AnchorHead,
@@ -132,7 +133,7 @@ def get_targets(
     return DenseTargets(
         labels=labels, label_weights=pos * pos_weight + neg.float(),
         bbox_targets=torch.where(pos[..., None], targets, 0.), bbox_weights=pos[..., None].float().expand(-1, -1, 4),
-        avg_factor=sampled.avg_factor, gt_inds=assigned.gt_inds)
+        avg_factor=reduce_mean(sampled.avg_factor), gt_inds=assigned.gt_inds)
 
 # %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #409419d5
 @patch

@@ -112,17 +112,18 @@ def last_first_claim(
     numbers = torch.where(first < P, torch.arange(1, wanted.shape[1] + 1, device=wanted.device), 0)
     return numbers.new_zeros(len(wanted), P).scatter_reduce(1, first.clamp(max=P - 1), numbers, 'amax')
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #f907df24
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #13969c08
 @patch
 def rules(self: MaxIoUAssigner,
     max_overlaps: Tensor,       # (B, P) each prior's best IoU
     best_object: Tensor,        # (B, P) the object it has it with
     claimed: Tensor,            # (B, P) i + 1 of the object that takes the prior for itself, 0 for none
+    empty: Tensor,              # (B, 1) bool: the image has no object, and all of it is background
 ) -> dict[str, Tensor]:         # rule -> (B, P) codes after it, in order
     "The four rules, each on what the one before has left."
     low, high = self.neg_iou_thr
     start = torch.full_like(best_object, IGNORE)
-    negative = torch.where((max_overlaps >= low) & (max_overlaps < high), NEGATIVE, start)
+    negative = torch.where((max_overlaps >= low) & (max_overlaps < high) | empty, NEGATIVE, start)
     enough = (max_overlaps >= self.pos_iou_thr) & (max_overlaps > 0)
     positive = torch.where(enough, best_object + 1, negative)
     return dict(start=start, negative=negative, positive=positive, low_quality=torch.where(claimed > 0, claimed, positive))
@@ -143,15 +144,17 @@ def match(self: MaxIoUAssigner,
     left_out: Tensor = None,            # (B, P) bool: priors that take no part
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:     # rules, (B, P) best IoU, (B, P) its object, (B, G) best IoU
     "The rules over a batch, with the numbers they looked at. What must not count overlaps nothing: it is a point."
-    if gt_bboxes.shape[1] == 0: gt_bboxes, gt_valid = gt_bboxes.new_zeros(len(gt_bboxes), 1, 4), None
-    if gt_valid is not None: gt_bboxes = torch.where(gt_valid[..., None], gt_bboxes, 0.)
+    B, G = gt_bboxes.shape[:2]
+    if gt_valid is None: gt_valid = torch.ones(B, G, dtype=torch.bool, device=gt_bboxes.device)
+    empty = ~gt_valid.any(dim=1, keepdim=True)                                                   # (B, 1)
+    gt_bboxes = torch.where(gt_valid[..., None], gt_bboxes, 0.) if G else gt_bboxes.new_zeros(B, 1, 4)
     if left_out is not None: priors = torch.where(left_out[..., None], 0., priors)               # (B, P, 4)
     overlaps = self.overlaps(gt_bboxes, priors)
     max_overlaps, best_object, gt_best = best_overlaps(overlaps)
     wanted = torch.where((gt_best > 0) & (gt_best >= self.min_pos_iou), gt_best, 2.)             # no IoU is 2
     claim = last_claim if self.gt_max_assign_all else last_first_claim
     claimed = claim(overlaps, wanted) if self.match_low_quality else torch.zeros_like(best_object)
-    return self.rules(max_overlaps, best_object, claimed), max_overlaps, best_object, gt_best
+    return self.rules(max_overlaps, best_object, claimed, empty), max_overlaps, best_object, gt_best
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #b7b57d87
 @patch
@@ -255,7 +258,7 @@ def trace(self: MaxIoUAssigner,
     return MaxIoUTrace(self, priors, gt_bboxes, {rule: codes[0] for rule, codes in steps.items()}, best, objects,
                        gt_best[:len(gt_bboxes)], depth, valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #d7a8bf63
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #2a02ad57
 @patch
 def why(self: MaxIoUTrace,
     prior: int,             # which prior
@@ -271,7 +274,7 @@ def why(self: MaxIoUTrace,
     elif code > 0: reason = f'IoU {digits(best, a.pos_iou_thr)} >= pos_iou_thr {a.pos_iou_thr}'
     elif best >= high: reason = f'best IoU {digits(best, high)} (object {i}) >= neg_iou_thr {high}, ' \
                                 f'but {digits(best, a.pos_iou_thr)} < pos_iou_thr {a.pos_iou_thr}'
-    elif best < low: reason = f'best IoU {digits(best, low)} < {low}, where neg_iou_thr begins'
+    elif best < low and len(self.gt_bboxes): reason = f'best IoU {digits(best, low)} < {low}, where neg_iou_thr begins'
     elif best == 0: reason = f'it overlaps no object, IoU 0 < neg_iou_thr {high}'
     else: reason = f'best IoU {digits(best, high)} (object {i}) < neg_iou_thr {high}'
     return f'prior {p} is {state_of(code)}: {reason}'

@@ -19,7 +19,7 @@ from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits,
                                                             labels_of, leave_out, real_objects, result_of, state_of)
 from .max_iou_assigner import Overlaps, best_overlaps, last_claim, last_first_claim
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #31ef1258
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #16dfadc6
 class GridAssigner:
     "The cell that holds the middle of an object is responsible for it (YOLOv3, sec. 2.1)."
     def __init__(self,
@@ -38,7 +38,8 @@ class GridAssigner:
 @patch
 def match(self: GridAssigner,
     priors: Tensor,                     # (P, 4) or (B, P, 4) xyxy, pixels; P >= 1
-    gt_bboxes: Tensor,                  # (B, G, 4) xyxy, pixels; 0 where there is no object
+    gt_bboxes: Tensor,                  # (B, G, 4) xyxy, pixels; G >= 1, 0 where there is no object
+    real: Tensor,                       # (B, G) bool
     responsible_flags: Tensor,          # (B, P) bool
     prior_valid: Tensor = None,         # (B, P) bool
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:     # rules, (B, P) best IoU, (B, P) its object, (B, G) best IoU
@@ -51,12 +52,13 @@ def match(self: GridAssigner,
     wanted = torch.where(gt_best > self.min_pos_iou, gt_best, 2.)                                # no IoU is 2
     claimed = (last_claim if self.gt_max_assign_all else last_first_claim)(cells, wanted)
     (low, high), start = self.neg_iou_thr, torch.full_like(objects, IGNORE)
-    negative = torch.where((any_overlap > low) & (any_overlap <= high), NEGATIVE, start)
+    empty = ~real.any(dim=1, keepdim=True)                                                       # all of it is background
+    negative = torch.where((any_overlap > low) & (any_overlap <= high) | empty, NEGATIVE, start)
     positive = torch.where((best > self.pos_iou_thr) & (best > 0), objects + 1, negative)
     steps = dict(start=start, negative=negative, positive=positive, best_of_object=torch.where(claimed > 0, claimed, positive))
     return steps, any_overlap, objects, gt_best
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #b7b29a35
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #3b4cbf9b
 @patch
 def assign(self: GridAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -77,13 +79,13 @@ def assign(self: GridAssigner,
         f'responsible_flags are (B, P) = {(B, P)}, got {tuple(responsible_flags.shape)}')
     codes, best = torch.zeros(B, P, dtype=torch.long, device=priors.device), priors.new_zeros(B, P)
     if P > 0:
-        steps, best, *_ = self.match(priors.detach(), real_objects(gt_bboxes, gt_valid)[0], responsible_flags.bool(), prior_valid)
+        steps, best, *_ = self.match(priors.detach(), *real_objects(gt_bboxes, gt_valid), responsible_flags.bool(), prior_valid)
         codes = steps['best_of_object']
     codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     if prior_valid is not None: best = torch.where(prior_valid, best, -1.)
     return result_of(codes, best, gt_bboxes, gt_labels, gt_valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #32d3f947
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #236afa66
 @dataclass
 class GridTrace(AssignTrace):
     "How one image's priors came to their codes: start, negative, positive, best_of_object, region, not_valid."
@@ -105,6 +107,7 @@ class GridTrace(AssignTrace):
         fits = f'IoU {digits(best, high)} > neg_iou_thr {high}'
         if not self.prior_valid[p]: reason = 'it is not a valid prior'
         elif rule == 'region': reason = 'its middle lies in an ignored region'
+        elif not (self.gt_bboxes[:, 2:] > self.gt_bboxes[:, :2]).all(-1).any(): reason = 'the image has no object'
         elif rule == 'negative': reason = f'best IoU {digits(best, high)} <= neg_iou_thr {high}'
         elif rule == 'positive':
             reason = f'its cell is responsible, and IoU {digits(best, a.pos_iou_thr)} > pos_iou_thr {a.pos_iou_thr}'
@@ -133,7 +136,7 @@ class GridTrace(AssignTrace):
         if best > least: return f'{what}: its best responsible priors (IoU {best:.3f}) went to other objects'
         return f'{what}: best IoU {digits(best, least)} <= min_pos_iou {least}'
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #97c8e95b
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #002f3d56
 @patch
 def trace(self: GridAssigner,
     priors: Tensor,                     # (P, 4) xyxy, pixels; P >= 1
@@ -145,7 +148,7 @@ def trace(self: GridAssigner,
 ) -> GridTrace:
     "`assign` for one image, with every step on the way."
     ok = torch.ones(len(priors), dtype=torch.bool, device=priors.device) if prior_valid is None else prior_valid
-    steps, best, _, gt_best = self.match(priors, real_objects(gt_bboxes[None])[0], responsible_flags[None].bool(), ok[None])
+    steps, best, _, gt_best = self.match(priors, *real_objects(gt_bboxes[None]), responsible_flags[None].bool(), ok[None])
     regions = None if gt_bboxes_ignore is None else gt_bboxes_ignore[None]
     steps |= leave_out(steps['best_of_object'], (priors[:, :2] + priors[:, 2:4]) / 2, regions, prior_valid=ok[None])
     return GridTrace(self, priors, gt_bboxes, {rule: codes[0] for rule, codes in steps.items()}, best[0], gt_best[0],
@@ -344,7 +347,7 @@ def match(self: UniformAssigner,
     matched = torch.where(last > 0, words.gather(1, (last - 1).clamp(min=0)), predicted)
     return dict(start=start, predicted=predicted, matched=matched), (prior_inds, target_inds, pos_idx, iou), (well, objects)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #a0b407f4
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #cde34093
 @patch
 def assign(self: UniformAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -370,7 +373,7 @@ def assign(self: UniformAssigner,
         codes = steps['matched']
     codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     result = result_of(codes, torch.where(ok, well, -1.), gt_bboxes, gt_labels, gt_valid)
-    return UniformAssignResult(result.gt_inds, result.max_overlaps, result.labels, result.num_gts, *pairs[:3])
+    return UniformAssignResult(**vars(result), prior_inds=pairs[0], target_inds=pairs[1], pos_idx=pairs[2])
 
 # %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #50b17e10
 @dataclass

@@ -6,10 +6,11 @@
 __all__ = ['sigmoid_power', 'focal_negative', 'focal_positive', 'focal_correction', 'sigmoid_focal_loss', 'spread_weight',
            'dense_focal_loss', 'FocalLoss']
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #c11e4f8d
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #7c822928
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .cross_entropy import own_class
 from .reduction import WeightedLoss, in_fp32, weight_reduce_loss
 
 # %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #82afd536
@@ -37,18 +38,17 @@ def focal_positive(
     "alpha (1 - p)^gamma (-log p): the price of a no where there is an object (RetinaNet, eq. 5)."
     return alpha * sigmoid_power(-logits, gamma) * F.softplus(-logits)
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #0e48e4f4
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #bda87e35
 def focal_correction(
     logits: Tensor,             # (N, K)
     labels: Tensor,             # (N,) long; 0..K-1 is a class, everything else none of them
     gamma: float = 2., alpha: float = .25,
 ) -> tuple[Tensor, Tensor]:     # (N, 1) what to add, (N, 1) at which class
     "What a row's own class costs as a positive, less what it was charged as a negative."
-    inside = (labels >= 0) & (labels < logits.shape[1])                              # (N,)
-    index = torch.where(inside, labels, 0)[:, None]                                  # (N, 1)
+    inside, index = own_class(labels, logits.shape[1])                               # (N, 1) each
     chosen = logits.gather(1, index)                                                 # (N, 1)
     correction = focal_positive(chosen, gamma, alpha) - focal_negative(chosen, gamma, alpha)
-    return correction * inside[:, None], index
+    return correction * inside, index
 
 # %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #490c831c
 def sigmoid_focal_loss(
