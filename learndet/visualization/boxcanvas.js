@@ -207,7 +207,7 @@ const STYLE = `
 .ld .pane>div{font-weight:600}
 .ld .stack{position:relative;overflow:hidden;border:1px solid #8886}
 .ld canvas{position:absolute;left:0;top:0;width:100%;height:100%}
-.ld .panels{flex:1 1 250px;min-width:0;display:flex;flex-direction:column;gap:8px}
+.ld .panels{flex:1 1 250px;min-width:0;display:flex;flex-direction:column;gap:8px}.ld .panels.wide{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));align-items:start}
 .ld pre{white-space:pre-wrap;margin:0;font:12px/1.4 ui-monospace,monospace}
 .ld table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:12px}
 .ld td,.ld th{padding:1px 7px;text-align:right;border-bottom:1px solid #8883}
@@ -468,6 +468,7 @@ function panel(p, locked, select, clicked) {
   const node = el('section', {class: p.alert != null ? 'alert' : null, 'data-panel': p.title});
   if (p.title) node.append(el('h2', {}, p.title));
   if (p.text != null || p.alert != null) node.append(el('pre', {role: p.alert != null ? 'alert' : null}, p.text ?? p.alert));
+  if (p.src) node.append(el('img', {src: p.src, alt: p.alt, style: 'max-width:100%;image-rendering:pixelated'}));
   if (p.rows)
     node.append(
       el(
@@ -581,6 +582,7 @@ export function render({model, el: host}) {
     panes.replaceChildren(...stacks.map(s => s.node));
     stacks.forEach(attach);
     panes.hidden = !get('image').byteLength && !d.n && !d.g;
+    panels.classList.toggle('wide', panes.hidden); // without a picture, panels stand beside each other
   }
 
   function fitted(s) {
