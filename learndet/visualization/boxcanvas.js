@@ -193,7 +193,7 @@ const STYLE = `
 .ld{font:13px/1.45 system-ui,sans-serif;
   color:var(--jp-ui-font-color1,#222);background:var(--jp-layout-color0,#fff);padding:6px;outline-offset:-2px;
   max-width:1100px;box-sizing:border-box}
-.ld *{box-sizing:border-box}
+.ld [hidden]{display:none!important}.ld *{box-sizing:border-box}
 .ld h2{font-size:14px;margin:0 0 4px}
 .ld .bar{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:center;margin:3px 0}
 .ld label{display:inline-flex;gap:5px;align-items:center}

@@ -141,7 +141,7 @@ def drawing_axes(boxes: Tensor) -> Axes:
     ax.set_axis_off()
     return ax
 
-# %% ../../nbs/07_visualization/16_model_flow.ipynb #3d09ab4a
+# %% ../../nbs/07_visualization/16_model_flow.ipynb #0bdb9a65
 def picture_of_map(
     made: Tensor,                   # (B, C, H, W)
     side: int = 240,                # of the longer side, pixels
@@ -177,7 +177,10 @@ class ModelFlow(BoxCanvas):
                          styles=[style('map', width=2, kind='outline'), style('did not come back', '#D55E00', dash=(5, 4), width=2, shape='x')], arrows=arrows)
 
 @patch
-def update(self: ModelFlow): "The table of modules."; self.put(panels=self.tell())
+def update(self: ModelFlow):
+    "The table of modules."
+    self.row = -1
+    self.put(panels=self.tell())
 
 @patch
 def selected(self: ModelFlow):
