@@ -152,7 +152,7 @@ class AssignmentInspector(BoxCanvas):
         if two: scenes.append(('where A and B differ', dict(params=dict(step=last, view='difference'))))
         return scenes + [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6970ab62
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6d64c547
 @patch
 def ask(self: AssignmentInspector,
     assigner: Any,
@@ -206,7 +206,7 @@ def difference(self: AssignmentInspector,
     "Where two assignments agree and differ."
     state = torch.where((a > 0) & (b > 0), torch.where(a == b, 1, 4), torch.where(a > 0, 2, torch.where(b > 0, 3, 0)))
     both, either = int((state == 1).sum()), int((state > 0).sum())
-    title = f'A and B agree on {both} of {either} positives (Jaccard {both / either if either else 1:.3f})'
+    title = f'agreed: {both} of {either} positives (Jaccard {both / either if either else 1:.3f})'
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
     return dict(styles=DIFFERENCE, panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 

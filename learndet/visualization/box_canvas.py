@@ -311,7 +311,7 @@ def load_state_dict(self: BoxCanvas,
     self._busy = busy
     for k in VIEW[:-1]: setattr(self, k, state[k])
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e5b9eaae
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #634efe0c
 @patch
 def emphasis(self: BoxCanvas,
     own: np.ndarray,            # (N,) bool: boxes of one state
@@ -352,7 +352,7 @@ def draw_pane(self: BoxCanvas,
                            marker=MARKERS[look['shape']] if big else '.', linewidths=.6, alpha=alpha)
     self.draw_objects(pane, ax)
     ax.set(xlim=(0, self.size[1]), ylim=(self.size[0], 0))
-    ax.set_title(self.panes[pane], fontsize=9)
+    ax.set_title(self.panes[pane], fontsize=8)
 
 @patch
 def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
