@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/04_models/06_weights.ipynb #f4174d55
+# %% ../../nbs/04_models/06_weights.ipynb #3ce392eb
 WEIGHT_URLS = {f'torchvision://{name}': f'https://download.pytorch.org/models/{file}.pth' for name, file in dict(
     resnet18='resnet18-f37072fd', resnet34='resnet34-b627a593', resnet50='resnet50-0676ba61',
     resnet101='resnet101-63fe2227', resnet152='resnet152-394f9c45', resnet50_v2='resnet50-11ad3fa6',
-    resnet101_v2='resnet101-cd907fc2', resnet152_v2='resnet152-f82ba261',
+    resnet101_v2='resnet101-cd907fc2', resnet152_v2='resnet152-f82ba261', vgg16='vgg16-397923af',
+    resnext50_32x4d='resnext50_32x4d-7cdf4587', resnext101_32x8d='resnext101_32x8d-8ba56ff5',
     retinanet_resnet50_fpn='retinanet_resnet50_fpn_coco-eeacb38b',
     retinanet_resnet50_fpn_v2='retinanet_resnet50_fpn_v2_coco-5905b1c5',
     fasterrcnn_resnet50_fpn='fasterrcnn_resnet50_fpn_coco-258fb6c6').items()}
@@ -60,13 +61,13 @@ def weight_file(
     if not path.is_file(): raise FileNotFoundError(f'no file {source}')
     return path
 
-# %% ../../nbs/04_models/06_weights.ipynb #43d9ced7
+# %% ../../nbs/04_models/06_weights.ipynb #65cfc326
 def fetch_file(
     url: str,         # where it is published
     source: str,      # the name it was asked for by, for messages
 ) -> Path:            # in torch.hub's cache
     "The cached file, or a download of it from `url` or a mirror; the error says which file to put where."
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / url.rpartition('/')[2]
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / url.split('?')[0].rpartition('/')[2]
     if path.is_file(): return check_hash(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     mirrors = [mirror.rstrip('/') + '/' + path.name for mirror in os.environ.get('LEARNDET_WEIGHT_MIRRORS', '').split()]

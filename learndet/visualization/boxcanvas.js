@@ -193,7 +193,7 @@ const STYLE = `
 .ld{font:13px/1.45 system-ui,sans-serif;
   color:var(--jp-ui-font-color1,#222);background:var(--jp-layout-color0,#fff);padding:6px;outline-offset:-2px;
   max-width:1100px;box-sizing:border-box}
-.ld *{box-sizing:border-box}
+.ld [hidden]{display:none!important}.ld *{box-sizing:border-box}
 .ld h2{font-size:14px;margin:0 0 4px}
 .ld .bar{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:center;margin:3px 0}
 .ld label{display:inline-flex;gap:5px;align-items:center}
@@ -207,7 +207,7 @@ const STYLE = `
 .ld .pane>div{font-weight:600}
 .ld .stack{position:relative;overflow:hidden;border:1px solid #8886}
 .ld canvas{position:absolute;left:0;top:0;width:100%;height:100%}
-.ld .panels{flex:1 1 250px;min-width:0;display:flex;flex-direction:column;gap:8px}
+.ld .panels{flex:1 1 250px;min-width:0;display:flex;flex-direction:column;gap:8px}.ld .panels.wide{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));align-items:start}
 .ld pre{white-space:pre-wrap;margin:0;font:12px/1.4 ui-monospace,monospace}
 .ld table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:12px}
 .ld td,.ld th{padding:1px 7px;text-align:right;border-bottom:1px solid #8883}
@@ -345,11 +345,16 @@ function control(c, value, locked, change) {
     }),
     out = el('output');
   const show = v => {
-    out.textContent = c.words ? c.words[v] : +(+v).toFixed(4);
+    out.textContent = c.words ? (c.words[v] ?? c.words.at(-1)) : +(+v).toFixed(4);
     range.setAttribute('aria-valuetext', out.textContent);
+  };
+  const limits = now => {
+    c = now;
+    Object.assign(range, {min: c.min, max: c.max, step: c.step});
   };
   return {
     node: el('label', {}, c.label, range, out),
+    limits,
     refresh: v => {
       if (+range.value !== v) range.value = v;
       show(v);
@@ -463,6 +468,7 @@ function panel(p, locked, select, clicked) {
   const node = el('section', {class: p.alert != null ? 'alert' : null, 'data-panel': p.title});
   if (p.title) node.append(el('h2', {}, p.title));
   if (p.text != null || p.alert != null) node.append(el('pre', {role: p.alert != null ? 'alert' : null}, p.text ?? p.alert));
+  if (p.src) node.append(el('img', {src: p.src, alt: p.alt, style: 'max-width:100%;image-rendering:pixelated'}));
   if (p.rows)
     node.append(
       el(
@@ -576,6 +582,7 @@ export function render({model, el: host}) {
     panes.replaceChildren(...stacks.map(s => s.node));
     stacks.forEach(attach);
     panes.hidden = !get('image').byteLength && !d.n && !d.g;
+    panels.classList.toggle('wide', panes.hidden); // without a picture, panels stand beside each other
   }
 
   function fitted(s) {
@@ -748,7 +755,15 @@ export function render({model, el: host}) {
       (p >= 0 && p < d.n ? ` ${words(p)} selected.` : hovered >= 0 ? ` ${words(hovered)}.` : '');
   }
 
+  const shapeOf = controls => JSON.stringify(controls.map(c => [c.name, c.kind, c.options]));
+  let drawn = '';
   function drawControls() {
+    // new limits of a slider leave it in place, so that one may be held while they change
+    if (drawn === shapeOf(get('controls'))) {
+      for (const c of get('controls')) inputs[c.name].limits?.(c);
+      return refreshControls();
+    }
+    drawn = shapeOf(get('controls'));
     inputs = Object.fromEntries(
       get('controls').map(c => [
         c.name,
@@ -1064,9 +1079,25 @@ export function render({model, el: host}) {
     });
   }
 
+  function nudge(e) {
+    // Alt and an arrow move the picked object by a pixel, if it may be dragged; with Shift they move its lower right corner
+    const i = get('selected_gt'),
+      by = {ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1]}[e.key];
+    if (!by || i < 0 || !get('drag').includes(i)) return false;
+    const next = new Float32Array(d.gts);
+    for (let j = e.shiftKey ? 2 : 0; j < 4; j++) next[4 * i + j] += by[j % 2];
+    if (next[4 * i + 2] > next[4 * i] && next[4 * i + 3] > next[4 * i + 1]) put({gts: new DataView(next.buffer)});
+    return true;
+  }
+
   root.addEventListener('keydown', e => {
-    const free = !/^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName) && !e.ctrlKey && !e.metaKey && !e.altKey;
-    if (!free) return;
+    const free = !/^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName) && !e.ctrlKey && !e.metaKey;
+    if (!free || (e.altKey && !nudge(e))) return;
+    if (e.altKey) {
+      e.preventDefault();
+      e.stopPropagation();
+      return;
+    }
     const idx = stacks[0]?.idx || [],
       step = by => {
         if (!idx.length) return;

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from learndet.engine.config import Config
-from learndet.models.layers.conv_module import norm_folding
 from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.structures.masks import BitmapMasks
 from learndet.zoo.mmdetection import UnsupportedConfig, build_model
@@ -22,10 +21,12 @@ from learndet.zoo.mmdetection import UnsupportedConfig, build_model
 FOLDER = Path(os.environ.get('LEARNDET_PARITY', '') or '-')
 ROWS = [json.loads(line) for line in (FOLDER / 'golden.jsonl').read_text().splitlines()] if (FOLDER / 'golden.jsonl').is_file() else []
 FEW = ('retinanet/retinanet_r18_fpn_1x_coco.py', 'faster_rcnn/faster-rcnn_r50_fpn_giou_1x_coco.py', 'rpn/rpn_r50_fpn_1x_coco.py',
-       'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+       'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')     # rows with masks take minutes: every region is sampled, so every one gets a mask
 if os.environ.get('LEARNDET_GOLDEN') != 'all': ROWS = [row for row in ROWS if row['config'] in FEW]
 LOOSE = ('dcn', 'dconv', 'swin', 'pvt')            # deformable convolutions, bicubic steps: 1e-3 relative
-ROUNDING = {'gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py': 2e-2}    # pixels: how far the golden boxes are from ours in float64
+# What float32 itself leaves open, found by running our model in float64 and with noise of 1e-6 on its input: (pixels, relative loss).
+ROUNDING = {'gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py': (2e-2, 1e-4),             # golden boxes are up to 0.017 px from ours in float64
+            'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py': (1e-3, 2e-4)}    # batch statistics move two of 2004 regions
 
 
 def prepared(value):
@@ -82,20 +83,22 @@ def test_golden_numbers(row, mmdet_configs, inputs):
     try: model = build_model(dict(model=prepared(config['model'].to_dict())))
     except UnsupportedConfig as error: pytest.skip(str(error)[:300])
     loose = any(word in row['config'] for word in LOOSE)
-    px = ROUNDING.get(row['config'], .1 if loose else 1e-3)
+    px, relative = ROUNDING.get(row['config'], (.1, 1e-3) if loose else (1e-3, 1e-4))
+    regions = .11 if row['config'] in ROUNDING else 1e-4                         # percent: two regions of 2004
     inputs.fill(model, row['weights_seed'])
     faults = []
-    with norm_folding(False): found = model.eval().test_step(batch(row, inputs))       # rounds as the layers it came from: see the docstring
+    found = model.eval().test_step(batch(row, inputs))
     for i, (expected, sample) in enumerate(zip(row['preds'], found)):
         faults += [f'picture {i}: {f}' for f in faults_of_predictions(expected, sample.pred_instances, px, 1e-3 if loose else 1e-4)]
     model.train()
+    torch.manual_seed(0)                                        # which residual branches are left out: the golden runs had this seed
     with torch.no_grad(): losses = model(**model.preprocess(batch(row, inputs), True), mode='loss')
     for name, value in row['loss'].items():
         golden = sum(value) if isinstance(value, list) else value
         got = losses.get(name)
         if got is None: faults.append(f'no {name} among {sorted(losses)}'); continue
         got = float(sum(got) if isinstance(got, (list, tuple)) else got)
-        if abs(got - golden) > (1e-3 if loose else 1e-4) * abs(golden) + 2e-6 * len(row['loss']): faults.append(f'{name} is {got:.6f}, not {golden:.6f}')
+        if abs(got - golden) > (regions if name.endswith('acc') else relative * abs(golden) + 1e-5): faults.append(f'{name} is {got:.6f}, not {golden:.6f}')
     assert not faults, '\n'.join(faults)
 
 

@@ -14,7 +14,9 @@ def everything_counts(model):
     "The model with batch norms that do not look at the batch, and samplers that leave nothing to chance."
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm): module.eval()
-        if hasattr(getattr(module, 'sampler', None), 'num'): module.sampler.num = 100_000
+        samplers = getattr(module, 'sampler', None)
+        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]:
+            if hasattr(sampler, 'num'): sampler.num = 100_000
     return model
 
 

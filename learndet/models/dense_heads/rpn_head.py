@@ -32,7 +32,7 @@ class Proposals:
     scores: Tensor    # (B, R) objectness in [0, 1]
     valid: Tensor     # (B, R) bool
 
-# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #58527580
+# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #11943ab6
 class RPNHead(AnchorHead):
     "The region proposal network: an anchor head with one class (Faster R-CNN, sec. 3.1)."
     def __init__(
@@ -57,7 +57,7 @@ class RPNHead(AnchorHead):
         super().__init__(
             1, in_channels, feat_channels, init_cfg=init_cfg,
             anchor_generator=anchor_generator or AnchorGenerator([4, 8, 16, 32, 64], ratios=[.5, 1., 2.], scales=[8]),
-            assigner=assigner or MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3, ignore_iof_thr=-1),
+            assigner=assigner or MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3, ignore_iof_thr=.5),
             sampler=sampler or RandomSampler(num=256, pos_fraction=.5, add_gt_as_proposals=False),
             loss_cls=loss_cls or CrossEntropyLoss(use_sigmoid=True),
             postprocess=proposals or PostProcess(nms_pre=1000, **strict), **kwargs)

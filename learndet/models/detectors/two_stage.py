@@ -19,7 +19,7 @@ from ..roi_heads.standard_roi_head import regions_to_rois
 from ...structures.ground_truth import padded_size
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #22e9a98c
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #51af95fd
 def given_proposals(
     data_samples: list[DetDataSample],    # B, with `proposals.bboxes` (R, 4) xyxy, pixels of the network's input, perhaps `scores`
     device: torch.device = 'cpu',         # where the head's outputs live
@@ -34,8 +34,9 @@ def given_proposals(
     R = padded_size(max(map(len, bboxes)), (8, 16, 32, 64, 128))
     block = pad_sequence([torch.cat([b, s[:, None]], dim=1) for b, s in zip(bboxes, scores)], batch_first=True)     # (B, longest, 5)
     block = nn.functional.pad(block, (0, 0, 0, R - block.shape[1])).to(device, non_blocking=True)
-    valid = torch.arange(R) < torch.tensor([[len(b)] for b in bboxes])
-    return Proposals(block[..., :4], block[..., 4], valid.to(device, non_blocking=True))
+    there = (torch.arange(R) < torch.tensor([[len(b)] for b in bboxes])).to(device, non_blocking=True)                # (B, R)
+    valid = there & block.isfinite().all(-1) & (block[..., 2] > block[..., 0]) & (block[..., 3] > block[..., 1])      # boxes with an area
+    return Proposals(block[..., :4].where(valid[..., None], 0.), block[..., 4].where(valid, 0.), valid)
 
 # %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #e63fce84
 class TwoStageDetector(BaseDetector):

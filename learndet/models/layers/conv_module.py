@@ -126,7 +126,7 @@ def fold_norm(
     bias = shift * scale if norm.bias is None else norm.bias + shift * scale     # (C_out,)
     return conv.weight * scale.view(-1, *[1] * (conv.weight.ndim - 1)), bias
 
-# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #906b48ee
+# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #7d39a01a
 _FOLDING, _FOLDED = True, None
 
 @contextlib.contextmanager
@@ -143,8 +143,8 @@ def can_fold(
     conv: nn.Module,
     norm: nn.Module,
 ) -> bool:
-    "Is this a plain convolution before a batch norm in eval mode, with nobody listening in between?"
-    return (_FOLDING and type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    "Is this a plain convolution before a batch norm in eval mode, in a pass that keeps maps, with nobody listening in between?"
+    return (_FOLDING and (torch.is_grad_enabled() or _FOLDED is not None) and type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
             and isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.running_var is not None
             and not (conv._forward_hooks or conv._forward_pre_hooks or norm._forward_hooks or norm._forward_pre_hooks))
 

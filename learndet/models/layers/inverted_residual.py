@@ -36,7 +36,7 @@ class SELayer(BaseModule):
         "The map times one number for every channel."
         return x * self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
 
-# %% ../../../nbs/04_models/00_layers/06_inverted_residual.ipynb #9762c821
+# %% ../../../nbs/04_models/00_layers/06_inverted_residual.ipynb #49067126
 class DropPath(nn.Module):
     "Leave a residual branch out, picture by picture, at random (stochastic depth, arXiv:1603.09382)."
     def __init__(self,
@@ -51,8 +51,9 @@ class DropPath(nn.Module):
     ) -> Tensor:       # (B, ...)
         "The branch, or zeros; the mean over many calls is the branch."
         if not self.training or self.drop_prob == 0: return x
-        keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)            # (B, 1, ...)
-        return x * keep / (1 - self.drop_prob)
+        stays = 1 - self.drop_prob
+        keep = (stays + torch.rand(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device)).floor()       # (B, 1, ...) 0 or 1
+        return x / stays * keep
 
     def extra_repr(self) -> str: return f'{self.drop_prob}'
 

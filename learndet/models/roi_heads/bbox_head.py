@@ -6,11 +6,12 @@
 __all__ = ['LINEAR_LAYERS', 'PREDICTOR_INIT', 'pick_deltas', 'build_linear_layer', 'BBoxHead', 'ConvFCBBoxHead',
            'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead']
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #2e4283a9
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #e9f3c190
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
+from ...core.processes import reduce_mean
 from ..layers.conv_module import ConvModule, layer_type
 from ..layers.init import BaseModule
 from ...task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
@@ -95,7 +96,7 @@ class BBoxHead(BaseModule):
         "Class scores and deltas of every region."
         return self.fc_cls(self.flat(x)), self.fc_reg(self.flat(x))
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #79ac0169
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #d1398f94
 class ConvFCBBoxHead(BBoxHead):
     "Shared layers, then a branch that classifies and a branch that moves boxes."
     def __init__(
@@ -108,12 +109,13 @@ class ConvFCBBoxHead(BBoxHead):
         fc_out_channels: int = 1024,             # width of the linear layers
         conv_cfg: dict = None, norm_cfg: dict = None,   # as `ConvModule` takes them
         init_cfg=None,                           # Xavier in the linear layers, then as in BBoxHead, when None
+        num_classes: int = 80,                   # K
         **kwargs,                                # the rest of `BBoxHead`
     ):
         if num_shared_fcs and num_cls_convs + num_reg_convs:
             raise ValueError(f'{num_shared_fcs} shared linear layers give vectors, and no convolution can follow: '
                              f'num_cls_convs={num_cls_convs}, num_reg_convs={num_reg_convs}')
-        super().__init__(init_cfg=init_cfg or [dict(type='Xavier', distribution='uniform', layer='Linear'), *PREDICTOR_INIT], **kwargs)
+        super().__init__(num_classes=num_classes, init_cfg=init_cfg or [dict(type='Xavier', distribution='uniform', layer='Linear'), *PREDICTOR_INIT], **kwargs)
         self.conv_out_channels, self.fc_out_channels, self.conv_cfg, self.norm_cfg = conv_out_channels, fc_out_channels, conv_cfg, norm_cfg
         flat = num_shared_fcs > 0                # what leaves the shared layers are vectors
         self.shared_convs, self.shared_fcs, shared = self._branch(num_shared_convs, num_shared_fcs, self.in_channels, False)
@@ -169,15 +171,15 @@ class ConvFCBBoxHead(BBoxHead):
 
 class Shared2FCBBoxHead(ConvFCBBoxHead):
     "Two shared linear layers: the box head of Faster R-CNN with FPN (arXiv:1612.03144, sec. 4.2)."
-    def __init__(self, fc_out_channels: int = 1024, **kwargs):
-        super().__init__(num_shared_fcs=2, fc_out_channels=fc_out_channels, **kwargs)
+    def __init__(self, fc_out_channels: int = 1024, num_classes: int = 80, **kwargs):
+        super().__init__(num_shared_fcs=2, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs)
 
 class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
     "Four shared convolutions and a linear layer (Group Normalization, arXiv:1803.08494, sec. 4.2)."
-    def __init__(self, fc_out_channels: int = 1024, **kwargs):
-        super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, **kwargs)
+    def __init__(self, fc_out_channels: int = 1024, num_classes: int = 80, **kwargs):
+        super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs)
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #1b4bc5be
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #6098f321
 @patch
 def get_targets(
     self: BBoxHead,
@@ -200,7 +202,7 @@ def loss(
 ) -> dict[str, Tensor]:      # loss_cls, loss_bbox, acc
     "Classification and box loss of sampled regions (Fast R-CNN, eq. 1)."
     positive = valid & (labels < self.num_classes)
-    count = valid.sum().clamp(min=1).float()
+    count = reduce_mean(valid.sum().float()).clamp(min=1)
     deltas = pick_deltas(bbox_pred, labels).float()
     if self.reg_decoded_bbox: deltas = self.bbox_coder.decode(rois, deltas)
     label_weights = torch.where(positive, pos_weight if pos_weight > 0 else 1., valid.float())

@@ -21,7 +21,7 @@ from ...structures.nms import NMS, PostProcess
 from ...task_modules.assigners.max_iou_assigner import MaxIoUAssigner
 from ...task_modules.samplers.sampling import RandomSampler
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #43ad5253
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #e3d28e02
 def per_stage(
     part,             # one object, or a list of `num_stages`
     num_stages: int,  # T
@@ -62,7 +62,7 @@ class CascadeRoIHead(BaseModule):
         if mask_head is not None:
             self.mask_roi_extractor = stages(mask_roi_extractor or self.bbox_roi_extractor, 'mask_roi_extractor')
             self.mask_head = stages(mask_head, 'mask_head')
-        strict = [MaxIoUAssigner(u, u, min_pos_iou=u, match_low_quality=False) for u in (.5 + t / 10 for t in range(num_stages))]
+        strict = [MaxIoUAssigner(u, u, min_pos_iou=u, match_low_quality=False, ignore_iof_thr=.5) for u in (.5 + t / 10 for t in range(num_stages))]
         self.assigner = per_stage(assigner or strict, num_stages, 'assigner')
         self.sampler = per_stage(sampler or RandomSampler(num=512, pos_fraction=.25, add_gt_as_proposals=True), num_stages, 'sampler')
         self.postprocess = postprocess or PostProcess(score_thr=.05, nms=NMS(.5), max_per_img=100)

@@ -58,7 +58,7 @@ def sample_regions(
     return SampledRegions(gather_targets(bboxes, inds), labels, valid, positive, objects, gather_targets(gt.bboxes, objects),
                           (inds < joined) & valid, min(int(sampler.num * sampler.pos_fraction), n))
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #147d6f3e
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #19be4333
 class StandardRoIHead(BaseModule):
     "Assign, sample, read, answer: the second stage of Fast, Faster and Mask R-CNN."
     def __init__(
@@ -81,7 +81,7 @@ class StandardRoIHead(BaseModule):
         self.bbox_roi_extractor = bbox_roi_extractor or SingleRoIExtractor()
         self.bbox_head = bbox_head or Shared2FCBBoxHead()
         self.mask_roi_extractor, self.mask_head = mask_roi_extractor, mask_head
-        self.assigner = assigner or MaxIoUAssigner(.5, .5, min_pos_iou=.5, match_low_quality=False, ignore_iof_thr=-1)
+        self.assigner = assigner or MaxIoUAssigner(.5, .5, min_pos_iou=.5, match_low_quality=False, ignore_iof_thr=.5)
         self.sampler = sampler or RandomSampler(num=512, pos_fraction=.25, add_gt_as_proposals=True)
         self.postprocess = postprocess or PostProcess(score_thr=.05, nms=NMS(.5), max_per_img=100)
         self.mask_thr_binary, self.mask_size, self.pos_weight = mask_thr_binary, mask_size, pos_weight
