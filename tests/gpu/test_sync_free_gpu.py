@@ -12,10 +12,10 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / 'runs')]
 from sync_cases import CASES                                                                  # noqa: E402
-from test_overfit import DETECTORS, four_pictures                                             # noqa: E402
+from test_overfit import DETECTORS                                                            # noqa: E402
 
 import learndet.structures.nms as suppression                                                 # noqa: E402
-from learndet.data.samplers import pseudo_collate                                             # noqa: E402
+from learndet.zoo.by_heart import four_samples                                                # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and torch sees none here')
 
@@ -54,9 +54,9 @@ def counted(monkeypatch, owner, name, counts):
 def test_train_step(name, waits, monkeypatch):
     "Faster R-CNN waits twice: for the survivors of suppression, and for how many regions each level reads."
     torch.manual_seed(0)
-    dataset, model, counts = four_pictures(), DETECTORS[name](), {}
+    (_, batch), model, counts = four_samples(), DETECTORS[name](), {}
     model.init_weights(); model.cuda().train()
-    optimizer, batch = torch.optim.SGD(model.parameters(), lr=1e-3), pseudo_collate([dataset[i] for i in range(4)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step():
         losses = model(**model.preprocess(batch, True), mode='loss')

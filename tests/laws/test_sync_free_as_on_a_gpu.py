@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path[:0] = [str(Path(__file__).parents[1] / 'gpu'), str(Path(__file__).parents[1] / 'runs')]
 from sync_cases import CASES
-from test_overfit import DETECTORS, four_pictures
+from test_overfit import DETECTORS
 from test_sync_free import NoSync
 
-from learndet.data.samplers import pseudo_collate
+from learndet.zoo.by_heart import four_samples
 
 
 class TwoDevices(TorchDispatchMode):
@@ -58,8 +58,7 @@ def move(model):
 
 def losses_of(name):
     "From a batch of the loader to the losses of a detector in training, under the guards."
-    dataset, model = four_pictures(), DETECTORS[name]()
-    batch = pseudo_collate([dataset[i] for i in range(4)])
+    (_, batch), model = four_samples(), DETECTORS[name]()
     model.train().preprocess(batch, True)                              # the first batch is looked at
     with FakeTensorMode(allow_non_fake_inputs=True):
         move(model)

@@ -7,19 +7,19 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'runs'))
-from test_overfit import DETECTORS, four_pictures
+from test_overfit import DETECTORS
 from test_sync_free import NoSync
 
 import learndet.structures.nms as suppression
-from learndet.data.samplers import pseudo_collate
+from learndet.zoo.by_heart import four_samples
 
 
 @pytest.mark.parametrize('name, waits', [('retinanet', 0), ('faster_rcnn', 1)])
 def test_train_step(name, waits, monkeypatch):
     torch.manual_seed(0)
-    dataset, model, survivors, calls = four_pictures(), DETECTORS[name](), suppression._survivors, []
+    (_, batch), model, survivors, calls = four_samples(), DETECTORS[name](), suppression._survivors, []
     model.init_weights(); model.train()
-    optimizer, batch = torch.optim.SGD(model.parameters(), lr=1e-3), pseudo_collate([dataset[i] for i in range(4)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def allowed(*args):
         with _disable_current_modes(): return calls.append(args) or survivors(*args)
