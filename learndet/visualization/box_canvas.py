@@ -42,7 +42,7 @@ def to_bytes(
         raise ValueError(f'{name} holds {int((~np.isfinite(values)).sum())} numbers that are not finite: nothing to draw')
     return np.ascontiguousarray(values, dtype=ARRAYS[name]).tobytes()
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #2d68cca4
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #74a0203e
 class WithoutWidgets:
     "What widgets are made of where anywidget is not installed."
     def __init__(self, *args, **kwargs):
@@ -60,7 +60,7 @@ def widget_parts():                         # the base class of widgets, and the
 WidgetBase, _traitlets = widget_parts()
 
 def synced(
-    kind: str,                  # a trait: 'Bytes', 'List', 'Dict', 'Float', 'Int', 'Bool' or 'Unicode'
+    kind: str,                  # a trait: 'Bytes', 'CBytes', 'List', 'Dict', 'Float', 'Int', 'Bool' or 'Unicode'
     default: Any = None,        # its value at the start; the empty one when None
 ):                              # for the body of a widget's class
     "An attribute that Python and the page share."
@@ -102,7 +102,7 @@ def style(
         raise ValueError(f'a dot is one of {", ".join(MARKERS)}, a kind is outline, dot or both; got {shape=}, {kind=}')
     return dict(name=name, color=color, kind=kind, shape=shape, dash=dash and list(dash), width=width, alpha=alpha)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #99819da5
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #bd0294d2
 def checked(
     boxes: Any,                 # (N, 4), or None
     gts: Any,                   # (G, 4), or None
@@ -136,7 +136,7 @@ class BoxCanvas(WidgetBase):
     title, noun, label_noun = synced('Unicode', 'Boxes'), synced('Unicode', 'box'), synced('Unicode', 'class')
     image, size, fade = synced('Bytes'), synced('List', [1, 1]), synced('Float', .45)     # JPEG; (H, W); its contrast
     boxes, score, state, level, label, unit = (synced('Bytes') for _ in range(6))          # N boxes: see ARRAYS
-    gts, gt_alerts, gt_names, drag = synced('Bytes'), synced('Bytes'), synced('List'), synced('List')    # G objects
+    gts, gt_alerts, gt_names, drag = synced('CBytes'), synced('Bytes'), synced('List'), synced('List')   # G objects; pages send memoryviews
     arrows = synced('Bytes')                                                               # (M, 4) from x, y to x, y
     styles, panes = synced('List'), synced('List', [''])                                   # one a state; S titles
     names, level_names = synced('List'), synced('List')                                    # of labels and levels
