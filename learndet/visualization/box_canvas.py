@@ -6,12 +6,13 @@
 __all__ = ['ARRAYS', 'HIDDEN', 'WidgetBase', 'MARKERS', 'VIEW', 'PAGE', 'to_bytes', 'WithoutWidgets', 'widget_parts', 'synced',
            'control', 'style', 'checked', 'defaults', 'BoxCanvas', 'jpeg', 'panel_text', 'draw_panel']
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e2ba2dfc
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e16a0734
 import base64
 import html
 import io
 import json
 import os
+import textwrap
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Callable
@@ -370,7 +371,7 @@ def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
         show_bboxes(mates, colors=class_colors(len(mates)), ax=ax, linewidth=1.5)
     if 0 <= self.selected_prior < len(boxes): show_bboxes(boxes[self.selected_prior][None], colors='k', ax=ax, linewidth=2.5)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #a4ebe896
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #cacb4e07
 def panel_text(
     panel: dict,                # title, and one of text, alert, rows with columns
 ) -> str:
@@ -422,7 +423,8 @@ def figure(self: BoxCanvas) -> Figure:
     states = self.array('state') if self.state else np.zeros((1, len(self.boxes) // 16))
     counts = lambda s: ' | '.join(f'{(row == s).sum():,}' for row in states)
     said = [f'{self.styles[s]["name"]} ({counts(s)})' for s in self.show] if self.boxes else []
-    fig.suptitle(f'{self.title}: {", ".join(said)}' if said else self.title, fontsize=8)
+    title = f'{self.title}: {", ".join(said)}' if said else self.title
+    fig.suptitle(textwrap.fill(title, int(14 * fig.get_figwidth())), fontsize=8)
     return fig
 
 @patch
@@ -432,7 +434,7 @@ def to_png(self: BoxCanvas,
     "The widget as a still picture."
     fig, out, small = self.figure(), io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', metadata={'Software': None})
-    Image.open(out).convert('RGB').quantize(96, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+    Image.open(out).convert('RGB').quantize(96, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     if path is not None: Path(path).write_bytes(small.getvalue())
     return small.getvalue()
 
