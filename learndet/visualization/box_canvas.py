@@ -6,12 +6,13 @@
 __all__ = ['ARRAYS', 'HIDDEN', 'WidgetBase', 'MARKERS', 'VIEW', 'PAGE', 'to_bytes', 'WithoutWidgets', 'widget_parts', 'synced',
            'control', 'style', 'checked', 'defaults', 'BoxCanvas', 'jpeg', 'panel_text', 'draw_panel']
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e2ba2dfc
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e16a0734
 import base64
 import html
 import io
 import json
 import os
+import textwrap
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Callable
@@ -42,7 +43,7 @@ def to_bytes(
         raise ValueError(f'{name} holds {int((~np.isfinite(values)).sum())} numbers that are not finite: nothing to draw')
     return np.ascontiguousarray(values, dtype=ARRAYS[name]).tobytes()
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #2d68cca4
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #74a0203e
 class WithoutWidgets:
     "What widgets are made of where anywidget is not installed."
     def __init__(self, *args, **kwargs):
@@ -60,7 +61,7 @@ def widget_parts():                         # the base class of widgets, and the
 WidgetBase, _traitlets = widget_parts()
 
 def synced(
-    kind: str,                  # a trait: 'Bytes', 'List', 'Dict', 'Float', 'Int', 'Bool' or 'Unicode'
+    kind: str,                  # a trait: 'Bytes', 'CBytes', 'List', 'Dict', 'Float', 'Int', 'Bool' or 'Unicode'
     default: Any = None,        # its value at the start; the empty one when None
 ):                              # for the body of a widget's class
     "An attribute that Python and the page share."
@@ -102,7 +103,7 @@ def style(
         raise ValueError(f'a dot is one of {", ".join(MARKERS)}, a kind is outline, dot or both; got {shape=}, {kind=}')
     return dict(name=name, color=color, kind=kind, shape=shape, dash=dash and list(dash), width=width, alpha=alpha)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #99819da5
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #bd0294d2
 def checked(
     boxes: Any,                 # (N, 4), or None
     gts: Any,                   # (G, 4), or None
@@ -136,7 +137,7 @@ class BoxCanvas(WidgetBase):
     title, noun, label_noun = synced('Unicode', 'Boxes'), synced('Unicode', 'box'), synced('Unicode', 'class')
     image, size, fade = synced('Bytes'), synced('List', [1, 1]), synced('Float', .45)     # JPEG; (H, W); its contrast
     boxes, score, state, level, label, unit = (synced('Bytes') for _ in range(6))          # N boxes: see ARRAYS
-    gts, gt_alerts, gt_names, drag = synced('Bytes'), synced('Bytes'), synced('List'), synced('List')    # G objects
+    gts, gt_alerts, gt_names, drag = synced('CBytes'), synced('Bytes'), synced('List'), synced('List')   # G objects; pages send memoryviews
     arrows = synced('Bytes')                                                               # (M, 4) from x, y to x, y
     styles, panes = synced('List'), synced('List', [''])                                   # one a state; S titles
     names, level_names = synced('List'), synced('List')                                    # of labels and levels
@@ -370,7 +371,7 @@ def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
         show_bboxes(mates, colors=class_colors(len(mates)), ax=ax, linewidth=1.5)
     if 0 <= self.selected_prior < len(boxes): show_bboxes(boxes[self.selected_prior][None], colors='k', ax=ax, linewidth=2.5)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #a4ebe896
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #cacb4e07
 def panel_text(
     panel: dict,                # title, and one of text, alert, rows with columns
 ) -> str:
@@ -422,7 +423,8 @@ def figure(self: BoxCanvas) -> Figure:
     states = self.array('state') if self.state else np.zeros((1, len(self.boxes) // 16))
     counts = lambda s: ' | '.join(f'{(row == s).sum():,}' for row in states)
     said = [f'{self.styles[s]["name"]} ({counts(s)})' for s in self.show] if self.boxes else []
-    fig.suptitle(f'{self.title}: {", ".join(said)}' if said else self.title, fontsize=8)
+    title = f'{self.title}: {", ".join(said)}' if said else self.title
+    fig.suptitle(textwrap.fill(title, int(14 * fig.get_figwidth())), fontsize=8)
     return fig
 
 @patch
@@ -432,7 +434,7 @@ def to_png(self: BoxCanvas,
     "The widget as a still picture."
     fig, out, small = self.figure(), io.BytesIO(), io.BytesIO()
     fig.savefig(out, format='png', metadata={'Software': None})
-    Image.open(out).convert('RGB').quantize(96, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+    Image.open(out).convert('RGB').quantize(96, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     if path is not None: Path(path).write_bytes(small.getvalue())
     return small.getvalue()
 
