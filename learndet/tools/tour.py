@@ -81,12 +81,12 @@ def assignment_figure(
     left, _ = show_assignment(packed['inputs'].flip(0), priors.cpu(), objects.cpu(), assigned, [len(p) for p in levels])
     return left.figure
 
-# %% ../../nbs/09_tools/02_tour.ipynb #1fd1f981
+# %% ../../nbs/09_tools/02_tour.ipynb #73a735a9
 def tour(
     work_dir: str = 'work_dirs/tour',     # data, checkpoints, log and page go here
     n_train: int = 360,                   # pictures to learn from
     n_val: int = 40,                      # pictures to judge by
-    epochs: int = 11,                     # passes over them
+    epochs: int = 13,                     # passes over them
     cfg_options: list[str] = None,        # changes to the config, ['key.sub=value', ...]
 ) -> dict[str, float]:                    # metrics on the held-out pictures
     "Make pictures, train a small detector, print COCO's twelve numbers, write a page."

@@ -2,7 +2,7 @@
 _base_ = ['../_base_/models/retinanet_r18-slim_fpn.py', '../_base_/datasets/bccd.py', '../_base_/schedules/schedule_cpu.py',
           '../_base_/default_runtime.py']
 
-max_epochs = 24
+max_epochs = 16
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
