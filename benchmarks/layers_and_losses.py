@@ -10,14 +10,17 @@ import argparse
 import torch
 import torch.nn.functional as F
 from torchvision.models import resnet
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from learndet.models.backbones.resnet import ResNet
 from learndet.models.layers.conv_module import bake_norms, norm_folding
 from learndet.models.weights import load_matching
+from learndet.task_modules.losses.cross_entropy import CrossEntropyLoss
 from learndet.task_modules.losses.focal import FocalLoss
 from learndet.task_modules.losses.gradient_harmonizing import GHMC
+from learndet.task_modules.losses.iou_losses import CIoULoss, DIoULoss, GIoULoss
+from learndet.task_modules.losses.l1 import SmoothL1Loss
 from learndet.task_modules.losses.quality_losses import QualityFocalLoss
 from learndet.task_modules.losses.long_tail import SeesawLoss
 from task_modules import report
@@ -124,6 +127,40 @@ def harmonized(N, K, repeat, bins=10):
            {'a loop over bins': loop, 'ours': lambda: loss(x, label, torch.ones(N)).backward()}, repeat)
 
 
+def boxes(N, repeat):
+    "Losses made of overlap, N pairs of boxes, forward and backward: torchvision's, row by row in a loop over images, and ours."
+    torch.manual_seed(0)
+    target = torch.cat([xy := torch.rand(N, 2) * 400, xy + 8 + torch.rand(N, 2) * 100], dim=1)
+    pred, weight = (target + torch.randn(N, 4) * 4).requires_grad_(), (torch.rand(N) > .5).float()
+    for name, theirs, loss in (('GIoU', generalized_box_iou_loss, GIoULoss()), ('DIoU', distance_box_iou_loss, DIoULoss()),
+                               ('CIoU', complete_box_iou_loss, CIoULoss())):
+        def picked():
+            rows = weight > 0
+            (theirs(pred[rows], target[rows], reduction='sum') / 100).backward()
+        report(f'{name} loss, {N} pairs, half of them padding', {
+            'torchvision, boolean rows': picked, 'torchvision, all and weight': lambda: ((theirs(pred, target) * weight).sum() / 100).backward(),
+            'loop over 16 images': lambda: (sum((theirs(p, t) * w).sum() for p, t, w in zip(*(x.chunk(16) for x in (pred, target, weight)))) / 100).backward(),
+            'ours': lambda: loss(pred, target, weight[:, None].expand(-1, 4), avg_factor=100.).backward()}, repeat)
+
+
+def proposals(N, K, repeat):
+    "Cross entropy and smooth L1 of N proposals: with PyTorch's own functions and indices, and ours with weights."
+    torch.manual_seed(0)
+    x, label, weight = torch.randn(N, K + 1).requires_grad_(), torch.randint(0, K + 1, (N,)), (torch.rand(N) > .2).float()
+    deltas, targets = torch.randn(N, 4).requires_grad_(), torch.randn(N, 4)
+    loss_cls, loss_bbox = CrossEntropyLoss(), SmoothL1Loss(beta=1 / 9)
+
+    def picked():
+        rows, positive = weight > 0, ((weight > 0) & (label < K)).nonzero().squeeze(1)
+        (F.cross_entropy(x[rows], label[rows]) + F.smooth_l1_loss(deltas[positive], targets[positive], beta=1 / 9, reduction='sum') / rows.sum()).backward()
+
+    def ours():
+        count, positive = weight.sum(), (weight * (label < K))[:, None].expand(-1, 4)
+        (loss_cls(x, label, weight, avg_factor=count) + loss_bbox(deltas, targets, positive, avg_factor=count)).backward()
+
+    report(f'cross entropy and smooth L1, {N} proposals x {K} classes', {'torch, with indices': picked, 'ours': ours}, repeat)
+
+
 def long_tail(N, K, repeat):
     "Seesaw: weights of all pairs of classes and one-hot labels, and ours, for N proposals."
     torch.manual_seed(0)
@@ -152,8 +189,11 @@ if __name__ == '__main__':
     parser.add_argument('--compile', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(1)
+    print(f'torch {torch.__version__}, one thread, on a shared machine')
     for layout in (torch.contiguous_format, torch.channels_last): backbones(args.depth, tuple(args.size), args.repeat, layout)
     focal(args.priors, 80, args.repeat, args.compile)
     quality(args.priors, 80, args.repeat)
     harmonized(args.priors, 80, args.repeat)
+    boxes(args.priors, args.repeat)
+    proposals(1024, 80, args.repeat)
     long_tail(1024, 1203, args.repeat)

@@ -1,6 +1,9 @@
 "What all tests share: one thread each, and the folder of the layout checks."
+import os
 import socket
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,3 +19,28 @@ def unused_tcp_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
+
+
+@pytest.fixture(scope='session')
+def mmdet_configs(tmp_path_factory):
+    "The folder with MMDetection 3.3's config files: LEARNDET_MMDET_CONFIGS, or out of the wheel of mmdet, fetched once."
+    named = os.environ.get('LEARNDET_MMDET_CONFIGS')
+    if named:
+        assert Path(named).is_dir(), f'LEARNDET_MMDET_CONFIGS names no folder: {named}'
+        return Path(named)
+    folder = tmp_path_factory.mktemp('mmdet')
+    fetch = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--disable-pip-version-check', '-d', folder, 'mmdet==3.3.0']
+    try: subprocess.run(fetch, check=True, capture_output=True, timeout=120)
+    except (subprocess.SubprocessError, OSError):
+        pytest.skip('LEARNDET_MMDET_CONFIGS is not set, and pip could not download mmdet==3.3.0')
+    with zipfile.ZipFile(next(folder.glob('*.whl'))) as wheel:
+        wheel.extractall(folder, [n for n in wheel.namelist() if n.startswith('mmdet/.mim/configs/')])
+    return folder / 'mmdet' / '.mim' / 'configs'
+
+
+@pytest.fixture(scope='session')
+def parity():
+    "The folder with facts read off MMDetection 3.3: zoo.jsonl.gz, keys.jsonl.gz, golden.jsonl, inputs.py."
+    folder = os.environ.get('LEARNDET_PARITY')
+    if not folder or not Path(folder).is_dir(): pytest.skip('LEARNDET_PARITY names no folder with facts about MMDetection')
+    return Path(folder)

@@ -8,7 +8,7 @@ __all__ = ['FILTERS', 'sample_seed', 'split_index', 'SampleError', 'announce', '
            'table_from_list', 'FileContents', 'relabel', 'check_file_names', 'keep_images', 'apply_filters',
            'BaseDetDataset']
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #cdb5edb5
+# %% ../../nbs/02_data/03_base_dataset.ipynb #bf8593c7
 import copy, inspect, os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from .annotations import AnnotationTable, DatasetError, Report, check_boxes
 from .classes import Classes, check_names, match_classes, nearest_name
 from .transforms.loading import nearest_path
 from .transforms.pipeline import Compose
+from .transforms.proposals import read_proposals
 
 # %% ../../nbs/02_data/03_base_dataset.ipynb #8ee8cc41
 def sample_seed(
@@ -269,7 +270,7 @@ def apply_filters(
     if cfg['filter_empty_gt']: table = keep_images(table, np.diff(table.offsets) > 0, report, 'without objects')
     return table
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #4afd5ccf
+# %% ../../nbs/02_data/03_base_dataset.ipynb #af162769
 class BaseDetDataset(DetDataset):
     "Images with boxes; a subclass says how its file is read, in `load_data_list` or, for speed, in `load_file`."
     METAINFO: dict = {}         # a subclass's own classes and palette
@@ -287,6 +288,7 @@ class BaseDetDataset(DetDataset):
         strict: bool = False,               # what would be fixed, dropped or warned about is an error
         allow_outside: bool = False,        # file names may leave the folder of the images
         backend_args: dict | None = None,   # MMDetection's storage choice: only files are read here
+        proposal_file: str | None = None,   # proposals by image, written by save_proposals, below data_root
     ):
         if (backend_args or {}).get('backend', 'local') != 'local':
             raise ValueError(f'only local files are read, got backend_args={backend_args}')
@@ -296,6 +298,7 @@ class BaseDetDataset(DetDataset):
         self.data_prefix = {k: join_path(self.data_root, v) for k, v in data_prefix.items()}
         self.report = Report(os.path.basename(self.ann_file) or type(self).__name__, strict)
         self.load(metainfo or {})
+        self.proposals = read_proposals(join_path(self.data_root, str(proposal_file))) if proposal_file else None
         if isinstance(indices, int): indices = np.arange(len(self))[slice(indices) if indices >= 0 else slice(indices, None)]
         if indices is not None: self._pick(np.asarray(indices, dtype=np.int64))
 
@@ -357,7 +360,7 @@ def _pick(self: BaseDetDataset, images: np.ndarray):
     self.table = keep_images(self.table, images % max(len(self), 1), self.report, 'that is not among the chosen ones')
     self._count_empty()
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #1099cbf2
+# %% ../../nbs/02_data/03_base_dataset.ipynb #215125b0
 @patch
 def get_data_info(self: BaseDetDataset,
     idx: int,       # which image
@@ -373,7 +376,17 @@ def get_data_info(self: BaseDetDataset,
     extras = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in t.extras[i].items()} if t.extras else {}
     path = join_path(self.data_prefix.get('img', ''), name) if name else ''
     img_id = t.img_ids[i:i + 1].tolist()[0]                                             # a Python int or str
+    if self.proposals is not None: extras['proposals'] = self._proposals_of(img_id)
     return dict(img_path=path, img_id=img_id, height=H, width=W, sample_idx=i, instances=instances, **extras)
+
+@patch
+def _proposals_of(self: BaseDetDataset,
+    img_id: int | str,      # of an image
+) -> dict:                  # bboxes (R, 4), scores (R,)
+    "What the file of proposals has for an image."
+    if str(img_id) not in self.proposals:
+        raise KeyError(f'image {img_id!r} is not in the proposal_file, which has {len(self.proposals)} others; an image without proposals has an empty list there')
+    return self.proposals[str(img_id)]
 
 # %% ../../nbs/02_data/03_base_dataset.ipynb #fa830c1e
 @patch

@@ -175,7 +175,7 @@ def _small(
         raise ValueError(f'more than {LIMIT:,} elements: a config describes a run, it does not compute one')
     return value
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #cc6b04ac
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #c01eca12
 class Name(str):
     "What an `import` leaves in a config: the name of something that nobody imported."
 
@@ -193,15 +193,14 @@ class Reader:
         load: Callable | None = None,      # path -> ConfigDict; reads another file for `with read_base()`
     ):
         self.text, self.file, self.load = text, file, load
-        self.base = ConfigDict() if base is None else base      # merged with this file in the end
-        self.view = copy.deepcopy(self.base)                    # what `_base_` shows; the file may change it for its own use
-        self.values, self.sources = {}, {}                      # variables so far, and who set them
+        self.base = ConfigDict() if base is None else base      # `_base_`; what this file does to it, it does to what is inherited
+        self.values, self.sources = {'__name__': '<config>'}, {}     # variables so far, and who set them
         self.loops, self.steps = [], 0                          # variables of comprehensions; nodes visited
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #e3633443
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #3a194fc3
 TRUST = ('. A config is data and is not executed; '
          'if you trust this file, Config.fromfile(path, trusted=True) runs it as Python')
-WORDS = dict(FunctionDef='a function definition', Lambda='a lambda', ClassDef='a class', While='a while loop', Try='try',
+WORDS = dict(AsyncFunctionDef='a function definition', Lambda='a lambda', ClassDef='a class', While='a while loop', Try='try',
              With='with', Await='await', NamedExpr='an assignment inside an expression', Raise='raise', Yield='yield')
 
 @patch
@@ -231,7 +230,7 @@ def evaluate(self: Reader,
     except KeyError as error: raise self.error(node, str(error.args[0])) from None
     except Exception as error: raise self.error(node, str(error)) from None
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #fda20cd5
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #74067bd0
 @patch
 def eval_Constant(self: Reader, node): return self.template(node.value) if isinstance(node.value, str) else node.value
 
@@ -239,7 +238,7 @@ def eval_Constant(self: Reader, node): return self.template(node.value) if isins
 def eval_Name(self: Reader, node):
     for scope in [*reversed(self.loops), self.values]:
         if node.id in scope: return scope[node.id]
-    if node.id == '_base_': return self.view
+    if node.id == '_base_': return self.base
     if node.id in FUNCTIONS: raise ValueError(f'{node.id} is a function; a config can call it, but not pass it on')
     raise ValueError(f'no variable {node.id!r} has been assigned above this line{nearest_key(node.id, self.values)}')
 
@@ -255,7 +254,7 @@ def eval_List(self: Reader, node): return self.items_of(node.elts)
 @patch
 def eval_Tuple(self: Reader, node): return tuple(self.items_of(node.elts))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #c553c497
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #8e3f0d01
 def base_path(
     node: ast.AST,
 ) -> str:            # 'model.backbone' for _base_.model.backbone, '' for anything else
@@ -282,7 +281,7 @@ def uses(self: Reader, node: ast.expr) -> tuple:
     if isinstance(node, ast.Dict) or isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict': return ()
     if isinstance(node, ast.Name):
         return ((node.id, self.sources[node.id], self.values[node.id]),) if node.id in self.sources else ()
-    if path := base_path(node): return ((path, *reversed(get_in(self.view, path))),)
+    if path := base_path(node): return ((path, *reversed(get_in(self.base, path))),)
     return tuple(use for child in ast.iter_child_nodes(node) for use in self.uses(child))
 
 @patch
@@ -361,7 +360,7 @@ def eval_Compare(self: Reader, node):
 @patch
 def eval_IfExp(self: Reader, node): return self.evaluate(node.body if self.evaluate(node.test) else node.orelse)
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #382bcc33
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #08a1bfe4
 @patch
 def live(self: Reader, node: ast.expr) -> Any:
     "The object an expression names."
@@ -382,18 +381,7 @@ def eval_Subscript(self: Reader, node): return self.live(node)
 def eval_Slice(self: Reader, node):
     return slice(*(None if n is None else self.evaluate(n) for n in (node.lower, node.upper, node.step)))
 
-@patch
-def holders(self: Reader, node: ast.expr) -> list:
-    "What a statement changes: the object itself; for a place inside `_base_`, the view of this file and the base."
-    root = node
-    while isinstance(root, (ast.Attribute, ast.Subscript)): root = root.value
-    seen = self.live(node)
-    if not (isinstance(root, ast.Name) and root.id == '_base_'): return [seen]
-    view, self.view = self.view, self.base
-    try: return [seen, self.live(node)]
-    finally: self.view = view
-
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #b85d9cab
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #cbecf138
 @patch
 def assign(self: Reader,
     target: ast.expr,             # left of the =
@@ -416,10 +404,10 @@ def assign(self: Reader,
 def assign_inside(self: Reader, target: ast.expr, value: Any, source: Source | None) -> None:
     "`model.depth = 18`, `steps[1] = 11`."
     key = target.attr if isinstance(target, ast.Attribute) else self.evaluate(target.slice)
-    for holder in self.holders(target.value):
-        if isinstance(holder, ConfigDict): holder.put(key, value, source)
-        elif isinstance(holder, list): holder[key] = value
-        else: raise self.error(target, f'cannot assign into {type(holder).__name__}')
+    holder = self.live(target.value)
+    if isinstance(holder, ConfigDict): holder.put(key, value, source)
+    elif isinstance(holder, list): holder[key] = value
+    else: raise self.error(target, f'cannot assign into {type(holder).__name__}')
 
 # %% ../../nbs/05_engine/00_a_config_language.ipynb #155814e4
 def _iterable(value: Any) -> list:
@@ -483,7 +471,7 @@ def eval_FormattedValue(self: Reader, node):
 def eval_JoinedStr(self: Reader, node):
     return _small(''.join(v.value if isinstance(v, ast.Constant) else self.evaluate(v) for v in node.values))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #4ea21fb2
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #78d911b8
 FUNCTIONS = dict(
     dict=dict, list=list, tuple=tuple, set=set, range=range, int=int, float=float, str=str, bool=bool, len=len, sum=sum,
     min=min, max=max, abs=abs, round=round, any=any, all=all, sorted=sorted, reversed=lambda row: list(reversed(row)),
@@ -517,7 +505,7 @@ def call_method(self: Reader, node: ast.Call) -> Any:
         what = f'{holder}.{name}' if isinstance(holder, Name) else f'{type(holder).__name__}.{name}'
         raise self.error(node, f'{what}() cannot be called in a config{TRUST}')
     args, kwargs = self.items_of(node.args), self.make_dict([(k.arg, k.value) for k in node.keywords])
-    return [apply_method(h, name, args, kwargs) for h in self.holders(node.func.value)][0]
+    return apply_method(holder, name, args, kwargs)
 
 # %% ../../nbs/05_engine/00_a_config_language.ipynb #f57b3569
 def apply_method(holder: Any, name: str, args: list, kwargs: dict) -> Any:
@@ -530,7 +518,7 @@ def apply_method(holder: Any, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(holder, ConfigDict) and name == 'update': return holder.update(LocalDict(*args)) or holder.update(kwargs)
     return getattr(holder, name)(*args, **kwargs)
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #63845f3c
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #1fb3ee3f
 FILE_NAMES = ('fileDirname', 'fileBasename', 'fileBasenameNoExtension', 'fileExtname')
 TEMPLATE = re.compile(r'''\{\{\s*(['"]?)\s*(\$\w+(?:\s*:[^}'"]*)?|_base_\.[\w.]+|%s)\s*\1\s*\}\}''' % '|'.join(FILE_NAMES))
 
@@ -542,7 +530,7 @@ def expand(self: Reader,
     path = Path(self.file)
     names = dict(zip(FILE_NAMES, (path.parent.as_posix(), path.name, path.stem, path.suffix)))
     if inner in names: return names[inner]
-    if inner.startswith('_base_.'): return copy.deepcopy(get_in(self.view, inner[len('_base_.'):])[0])
+    if inner.startswith('_base_.'): return copy.deepcopy(get_in(self.base, inner[len('_base_.'):])[0])
     name, _, default = (part.strip() for part in inner[1:].partition(':'))
     value = os.environ.get(name, default)
     if value: return value
@@ -600,7 +588,7 @@ def run_AugAssign(self: Reader, node):
     total = ast.fix_missing_locations(ast.copy_location(ast.BinOp(reading, node.op, node.value), node))
     self.assign(node.target, self.evaluate(total), self.source(node.value))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #f9bc3764
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #ebf4ef30
 @patch
 def run_Expr(self: Reader, node): self.evaluate(node.value)
 @patch
@@ -624,9 +612,9 @@ def run_Delete(self: Reader, node):
         if isinstance(target, ast.Name): self.evaluate(target); del self.values[target.id]; self.sources.pop(target.id, None)
         else:
             key = target.attr if isinstance(target, ast.Attribute) else self.evaluate(target.slice)
-            for holder in self.holders(target.value): del holder[key]
+            del self.live(target.value)[key]
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #e982fc4e
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #08d61856
 @patch
 def run_Import(self: Reader, node):
     for a in node.names: self.values[a.asname or a.name.split('.')[0]] = Name(a.name if a.asname else a.name.split('.')[0])
@@ -637,6 +625,9 @@ def run_ImportFrom(self: Reader, node):
     for a in node.names:
         if a.name == '*': raise self.error(node, f'import * works for config files beside this one only{TRUST}')
         self.values[a.asname or a.name] = Name(a.name)
+
+@patch
+def run_FunctionDef(self: Reader, node): self.values[node.name] = Name(node.name)
 
 @patch
 def run_With(self: Reader, node):

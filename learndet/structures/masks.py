@@ -349,7 +349,7 @@ def crop_and_resize(self: PolygonMasks,
         masks.append([((part.reshape(-1, 2) - (x1, y1)) * scale).ravel() for part in self.masks[i]])
     return PolygonMasks(masks, *out_shape)
 
-# %% ../../nbs/01_structures/03_masks.ipynb #ab0c9ff6
+# %% ../../nbs/01_structures/03_masks.ipynb #487474e1
 def mask_target(
     pos_proposals: list[Tensor],    # B × (m, 4) xyxy, pixels: the boxes whose masks are learnt
     gt_inds: list[Tensor],          # B × (m,) long, 0-based: the object of each box
@@ -359,6 +359,7 @@ def mask_target(
     "What a mask head should say inside each box (Mask R-CNN, sec. 3)."
     size, targets = (mask_size, mask_size), []
     for bboxes, inds, masks in zip(pos_proposals, gt_inds, gt_masks):
+        bboxes = bboxes.clamp(min=0).minimum(bboxes.new_tensor([masks.width, masks.height] * 2))     # a picture's mask ends with it
         if isinstance(masks, PolygonMasks): pieces = masks.crop_and_resize(bboxes, size, inds).to_tensor().to(bboxes.device)
         else: pieces = crop_and_resize_masks(masks.to_tensor(device=bboxes.device), bboxes, inds, size) >= .5
         targets.append(pieces.float())

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'find_config', 'read_config', 'train', 'amp_dtype', 'test', 'keep_predictions', 'draw_detections',
-           'predict', 'browse', 'config']
+           'predict', 'browse', 'config', 'convert', 'zoo']
 
-# %% ../../nbs/09_tools/01_commands.ipynb #cb2962e7
+# %% ../../nbs/09_tools/01_commands.ipynb #dc4c71b3
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -23,7 +24,11 @@ from ..engine.config import Config, stale_message, stale_variables
 from ..engine.config import show as show_config
 from ..engine.config_recipes import parse_options
 from ..engine.runner import Runner
+from ..models.weights import convert_weights
+from ..engine.checkpoint import save_checkpoint
 from ..structures.instance_data import DetDataSample
+from ..zoo.coverage import compare_digests, coverage_table, known_digests, zoo_coverage
+from ..zoo.mmdet_runs import translate_run
 from .inference import inference_detector, init_detector
 
 # %% ../../nbs/09_tools/01_commands.ipynb #4e7892a2
@@ -54,7 +59,7 @@ def read_config(
         if value is not None: cfg[key] = value
     return cfg
 
-# %% ../../nbs/09_tools/01_commands.ipynb #baa254c2
+# %% ../../nbs/09_tools/01_commands.ipynb #5e7dd64a
 def train(
     config: str | Path | dict,         # a file, a name, or a config
     work_dir: str = None,              # logs and checkpoints; work_dirs/<config name> when neither says
@@ -72,7 +77,7 @@ def train(
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise ValueError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch its learning rate was made for')
         cfg['auto_scale_lr'] = {**dict(cfg['auto_scale_lr']), 'enable': True}
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(translate_run(cfg))
     runner.train()
     return runner
 
@@ -80,7 +85,7 @@ def amp_dtype() -> str:                # 'bfloat16' or 'float16'
     "The half precision of this machine: bfloat16 on CPUs and on GPUs that have it."
     return 'bfloat16' if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else 'float16'
 
-# %% ../../nbs/09_tools/01_commands.ipynb #629a014d
+# %% ../../nbs/09_tools/01_commands.ipynb #fecc648a
 def test(
     config: str | Path | dict,         # a file, a name, or a config
     checkpoint: str | Path,            # weights
@@ -95,7 +100,7 @@ def test(
     cfg = read_config(config, cfg_options, work_dir=work_dir, launcher=launcher, load_from=str(checkpoint))
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'val_dataloader', 'val_cfg', 'val_evaluator'): cfg.pop(key, None)
     cfg['resume'] = False
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(translate_run(cfg))
     if out or show_dir: keep_predictions(runner, out, show_dir)
     return runner.test()
 
@@ -194,3 +199,29 @@ def config(
     show_config(cfg)
     if dump: cfg.dump(dump)
     return cfg
+
+# %% ../../nbs/09_tools/01_commands.ipynb #9b6e8735
+def convert(
+    source: str,                       # a file, URL or torchvision://...; .pkl files are Detectron2's
+    target: str,                       # the checkpoint to write
+    kind: str = 'auto',                # torchvision-retinanet | torchvision-fasterrcnn | detectron2; auto: by the names inside
+) -> Path:                             # the target
+    "Write weights from torchvision or Detectron2 under MMDetection's names."
+    weights = convert_weights(source, kind)
+    return save_checkpoint(dict(meta=dict(converted_from=Path(source).name), state_dict=weights), target)
+
+def zoo(
+    mmdet_configs: str = None,         # the folder `configs` of MMDetection; $LEARNDET_MMDET_CONFIGS when None
+    parity: str = None,                # a folder with zoo.jsonl.gz, facts about MMDetection's own models, to compare names and shapes with
+    out: str = None,                   # also write the table to this file
+) -> str:                              # a Markdown table, a line a family
+    "How many of MMDetection's configs run here, family by family."
+    folder = mmdet_configs or os.environ.get('LEARNDET_MMDET_CONFIGS')
+    if not folder: raise ValueError('which configs? Give mmdet_configs, the folder `configs` of MMDetection: in its wheel it is mmdet/.mim/configs')
+    rows = zoo_coverage(folder)
+    if not rows: raise FileNotFoundError(f'no config file below {folder}')
+    if parity: rows = compare_digests(rows, known_digests(parity))
+    else: rows = {name: row for name, row in rows.items() if row['status'] != 'piece'}
+    table = coverage_table(rows)
+    if out: Path(out).write_text(table + '\n', encoding='utf-8')
+    return table

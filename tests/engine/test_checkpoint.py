@@ -208,13 +208,15 @@ def test_publish(tmp_path):
 
 
 def test_weights_by_name(tmp_path, monkeypatch):
-    monkeypatch.setenv('LEARNDET_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     calls = []
     def fetch(url, target, hash_prefix, progress): calls.append((url, hash_prefix)); torch.save(state(), target)
     monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
-    for _ in range(2): path = local_file('torchvision://resnet50')
+    path = local_file('torchvision://resnet50')
     assert calls == [('https://download.pytorch.org/models/resnet50-0676ba61.pth', '0676ba61')] and path == tmp_path / 'checkpoints' / 'resnet50-0676ba61.pth'
+    for _ in range(2): local_file('https://host/plain.pth')
+    assert calls[1:] == [('https://host/plain.pth', None)]                                   # fetched once, then kept
     assert load_checkpoint('https://host/x/y-12345678.pth?raw=1')['meta']['format'] == ck.FORMAT and calls[-1] == ('https://host/x/y-12345678.pth?raw=1', '12345678')
     def offline(*args, **kwargs): raise OSError('unreachable')
     monkeypatch.setattr(torch.hub, 'download_url_to_file', offline)
-    with pytest.raises(CheckpointError, match='Without a network, fetch https://h/a.pth elsewhere and put it at'): local_file('https://h/a.pth')
+    with pytest.raises(CheckpointError, match='Fetch https://h/a.pth elsewhere and put it at'): local_file('https://h/a.pth')

@@ -67,7 +67,8 @@ BAD = [
 
 
 @pytest.mark.parametrize('texts, words', BAD, ids=range(len(BAD)))
-def test_bad_files(files, texts, words):
+def test_bad_files(files, texts, words, monkeypatch):
+    monkeypatch.delenv('LEARNDET_MMDET_CONFIGS', raising=False)
     files(**texts)
     name = 'a.json' if 'a_json' in texts else 'a.py'
     if words is None: Config.fromfile(name); return
@@ -137,13 +138,20 @@ def test_dump_to_files(files):
     with pytest.raises(ConfigError, match='a .py, .json'): cfg.dump('x.toml')
 
 
+def test_braces_copy_what_they_name(files):
+    "CFG-10: editing the copy leaves the base unchanged."
+    files(b_py='model = dict(neck=dict(n=1))', a_py="_base_ = 'b.py'\nextra = {{_base_.model}}\nextra.neck.n = 9")
+    cfg = Config.fromfile('a.py')
+    assert (cfg.model.neck.n, cfg.extra.neck.n) == (1, 9)
+
+
 def test_sources_follow_values(files, capsys):
     files({'_base_/m.py': "d = 50\nmodel = dict(\n    depth=d,\n    neck=dict(n=1))"}, a_py="_base_ = '_base_/m.py'\nmodel = dict(\n    neck=dict(\n        k=2))\nextra = _base_.model\nextra.neck.n = 9")
     cfg = Config.fromfile('a.py')
     places = {p: str(cfg.provenance(p)) for p in ('model.depth', 'model.neck.n', 'model.neck.k', 'extra.depth', 'extra.neck.n', 'd')}
-    assert places == {'model.depth': '_base_/m.py:3', 'model.neck.n': '_base_/m.py:4', 'model.neck.k': 'a.py:4', 'extra.depth': '_base_/m.py:3',
+    assert places == {'model.depth': '_base_/m.py:3', 'model.neck.n': 'a.py:6', 'model.neck.k': 'a.py:4', 'extra.depth': '_base_/m.py:3',
                       'extra.neck.n': 'a.py:6', 'd': '_base_/m.py:1'}
-    assert cfg.model.neck.n == 1                                                    # CFG-10: editing the copy leaves the base
+    assert cfg.model.neck.n == 9 and cfg.extra is not cfg.model                     # as in MMEngine, `_base_.model` is the base itself
     cfg.merge_from_dict({'model.depth': 18}); cfg.model.neck.n = 7
     show(cfg, 'model')
     out = capsys.readouterr().out

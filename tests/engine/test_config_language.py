@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -69,7 +70,6 @@ import os; x = os.system('touch pwned')
 from os import system; x = system('touch pwned')
 import os as o; x = o.path.join('a', 'b')
 class A: x = open('pwned', 'w')
-def f(): return 1
 while True: pass
 try: x = 1
 except: pass
@@ -97,7 +97,7 @@ with read_base(): import os
 '''.strip().splitlines()
 
 
-@pytest.mark.parametrize('attack', [a for a in ATTACKS if a not in ('try: x = 1', 'except: pass')] + ['try: x = 1\nexcept: pass'])
+@pytest.mark.parametrize('attack', [a for a in ATTACKS if a not in ('try: x = 1', 'except: pass')] + ['try: x = 1\nexcept: pass', 'def f(): return 1\nx = f()'])
 def test_attack_is_refused(attack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError): read_text(attack)
@@ -169,13 +169,19 @@ def test_imports_are_names():
     assert cfg == dict(model=dict(type='RetinaNet', act='ReLU', n=['GELU'])) and type(cfg.model.type) is str
 
 
-def test_base_is_a_view():
+def test_base_is_what_is_inherited():
+    "As in MMEngine, where twelve of MMDetection's configs count on it; `{{ }}` is a copy."
     base = ConfigDict(pipeline=[dict(type='A'), dict(type='B')], lr=1, old=2)
     reader = Reader('', 'c.py', base)
-    out = reader.read(parse_python('p = _base_.pipeline\np[0].type = "C"\nq = _base_.pipeline\nt = {{_base_.pipeline}}\ndel _base_.old\n_base_.lr = 5', 'c.py'))
-    assert [s.type for s in out.q] == ['C', 'B'] == [s.type for s in out.t]          # this file sees its own change
-    assert [s.type for s in base.pipeline] == ['A', 'B']                             # what is inherited does not
-    assert 'old' not in base and base.lr == 5                                        # unless the statement is about the base
+    text = 't = {{_base_.pipeline}}\np = _base_.pipeline\np[0].type = "C"\nq = _base_.pipeline\ndel _base_.old\n_base_.lr = 5'
+    out = reader.read(parse_python(text, 'c.py'))
+    assert [s.type for s in out.q] == ['C', 'B'] == [s.type for s in base.pipeline] and [s.type for s in out.t] == ['A', 'B']
+    assert 'old' not in base and base.lr == 5
+
+
+def test_a_script_is_a_config_without_values():
+    text = "import os\ndef main(x=os.system('touch pwned')): return open('pwned', 'w')\nif __name__ == '__main__': main()\na = 1"
+    assert read_text(text) == dict(a=1) and not Path('pwned').exists()
 
 
 def test_templates(monkeypatch):

@@ -94,7 +94,7 @@ def readme():
     nb = nbformat.read(ROOT / 'nbs/index.ipynb', 4)
     nb.cells = [c for c in nb.cells if not c.source.startswith('#| hide')]
     nb.metadata['language_info'] = {'name': 'python'}
-    return MarkdownExporter().from_notebook_node(nb)[0].strip() + '\n'
+    return MarkdownExporter().from_notebook_node(nb)[0].replace('](images/', '](nbs/images/').strip() + '\n'
 
 
 def main(command, *args):

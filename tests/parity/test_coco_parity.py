@@ -104,6 +104,45 @@ def test_masks():
     assert np.abs(np.array(list(ours.stats().values())) - theirs.stats).max() <= 1e-6
 
 
+def test_masks_of_a_detector_against_the_file(tmp_path):
+    "From a COCO file and tensors as a detector gives them, to the numbers of pycocotools on the same file and our result file (EVAL-1, 16)."
+    torch = pytest.importorskip('torch')
+    from learndet.core.samples import coco_file
+    from learndet.data.coco import CocoDataset
+    from learndet.structures.masks import segmentation_to_bitmap
+    dataset, r = CocoDataset(str(coco_file('train')), test_mode=True), np.random.RandomState(0)
+    metric = CocoMetric(metric=['bbox', 'segm'], outfile_prefix=str(tmp_path / 'found'))
+    metric.set_ground_truth(dataset.ground_truth())
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        masks = [np.roll(segmentation_to_bitmap(o['mask'], info['height'], info['width']), r.randint(-4, 5, 2), (0, 1)) for o in info['instances']]
+        masks = torch.from_numpy(np.array(masks).reshape(-1, info['height'], info['width'])).bool()
+        n = len(masks)
+        found = dict(bboxes=torch.tensor([o['bbox'] for o in info['instances']]).reshape(n, 4) + torch.randn(n, 4), masks=masks,
+                     labels=torch.tensor([o['bbox_label'] for o in info['instances']], dtype=torch.long), scores=torch.from_numpy(r.rand(n)))
+        metric.process([dict(img_id=info['img_id'], pred_instances=found)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        numbers, coco = metric.evaluate(), COCO(str(coco_file('train')))
+        for kind in ('bbox', 'segm'):
+            theirs = COCOeval(coco, coco.loadRes(str(tmp_path / f'found.{kind}.json')), kind)
+            theirs.evaluate(), theirs.accumulate(), theirs.summarize()
+            ours = [value for name, value in numbers.items() if name.startswith(f'coco/{kind}_')]
+            assert np.abs(np.array(ours) - theirs.stats).max() <= 1e-6, kind
+    assert 0 < numbers['coco/segm_mAP'] < 1
+
+
+def test_the_size_of_a_mask_is_its_pixels_not_its_box():
+    "EVAL-16: a thin diagonal stroke has a large box and few pixels; it is a small object, and a small detection."
+    stroke = np.zeros((200, 200), np.uint8)
+    stroke[np.arange(150), np.arange(150)] = stroke[np.arange(150), np.arange(150) + 1] = 1
+    runs = coco_mask.encode(np.asfortranarray(stroke))
+    box = np.array([[0., 0, 151, 150]])
+    gt = FlatGT([1], np.zeros(1, int), box, np.zeros(1, int), np.array([float(stroke.sum())]), np.zeros(1, bool), [runs], ('stroke',), [(200, 200)], (1,))
+    pred = FlatPredictions(np.zeros(1, int), box, np.ones(1), np.zeros(1, int), [runs])
+    result = coco_evaluate_masks(gt, pred)
+    assert (result.ap(area='s'), result.ap(area='m'), result.ap(area='l')) == (pytest.approx(1), -1, -1)
+
+
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_proposals_without_classes(seed):
     gt, pred = random_case(seed, ties=False, detections=60)

@@ -5,6 +5,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from learndet.structures.instance_data import DetDataSample, InstanceData
+from learndet.structures.masks import BitmapMasks
 from test_overfit import DETECTORS
 
 
@@ -13,7 +14,8 @@ def batch_of(objects):
     generator, samples = torch.Generator().manual_seed(0), []
     for boxes in objects:
         sample = DetDataSample(metainfo=dict(img_shape=(96, 128), ori_shape=(96, 128), scale_factor=(1., 1.), img_path='random'))
-        sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.zeros(len(boxes), dtype=torch.long))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels=torch.zeros(len(boxes), dtype=torch.long),
+                                            masks=BitmapMasks(torch.ones(len(boxes), 96, 128), 96, 128))
         samples.append(sample)
     return dict(inputs=[torch.randint(0, 256, (3, 96, 128), generator=generator, dtype=torch.uint8) for _ in objects], data_samples=samples)
 

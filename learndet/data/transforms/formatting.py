@@ -64,7 +64,7 @@ def collect_meta(
             raise KeyError(f'meta_keys has {key!r}, which no transform sets{hint}')
     return meta
 
-# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #132ba777
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #b12b79fe
 class PackDetInputs(BaseTransform):
     "What a model gets: `inputs`, the pixels, and `data_samples`, the objects and facts."
     def __init__(self,
@@ -76,7 +76,8 @@ class PackDetInputs(BaseTransform):
         sample = DetDataSample(metainfo=collect_meta(results, self.meta_keys))
         sample.gt_instances, sample.ignored_instances = split_instances(results)
         if results.get('proposals') is not None:
-            sample.proposals = InstanceData(bboxes=torch.as_tensor(results['proposals']))
+            scores = dict(scores=torch.as_tensor(results['proposals_scores'])) if 'proposals_scores' in results else {}
+            sample.proposals = InstanceData(bboxes=torch.as_tensor(results['proposals']), **scores)
         if results.get('gt_seg_map') is not None:
             sample.gt_sem_seg = PixelData(sem_seg=image_to_tensor(results['gt_seg_map']))
         return dict(inputs=image_to_tensor(results['img']), data_samples=sample)

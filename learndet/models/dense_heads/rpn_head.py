@@ -32,7 +32,7 @@ class Proposals:
     scores: Tensor    # (B, R) objectness in [0, 1]
     valid: Tensor     # (B, R) bool
 
-# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #58527580
+# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #11943ab6
 class RPNHead(AnchorHead):
     "The region proposal network: an anchor head with one class (Faster R-CNN, sec. 3.1)."
     def __init__(
@@ -57,7 +57,7 @@ class RPNHead(AnchorHead):
         super().__init__(
             1, in_channels, feat_channels, init_cfg=init_cfg,
             anchor_generator=anchor_generator or AnchorGenerator([4, 8, 16, 32, 64], ratios=[.5, 1., 2.], scales=[8]),
-            assigner=assigner or MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3, ignore_iof_thr=-1),
+            assigner=assigner or MaxIoUAssigner(pos_iou_thr=.7, neg_iou_thr=.3, min_pos_iou=.3, ignore_iof_thr=.5),
             sampler=sampler or RandomSampler(num=256, pos_fraction=.5, add_gt_as_proposals=False),
             loss_cls=loss_cls or CrossEntropyLoss(use_sigmoid=True),
             postprocess=proposals or PostProcess(nms_pre=1000, **strict), **kwargs)
@@ -105,7 +105,7 @@ def propose(
     bboxes = bboxes.gather(1, inds[..., None].expand(-1, -1, 4)) * valid[..., None]
     return Proposals(bboxes, scores.gather(1, inds) * valid, valid)
 
-# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #f5af608a
+# %% ../../../nbs/04_models/03_dense_heads/03_rpn_head.ipynb #71d28a66
 @patch
 def loss_and_propose(
     self: RPNHead,
@@ -115,8 +115,7 @@ def loss_and_propose(
     "The RPN's loss, and what it proposes to the second stage."
     outs, metas = self(feats), [s.metainfo for s in batch_data_samples]
     gt = pad_ground_truth(batch_data_samples).to(feats[0].device)
-    losses = self.loss_by_feat(*outs, gt=gt, batch_img_metas=metas)
-    return {k.replace('loss_', 'loss_rpn_'): v for k, v in losses.items()}, self.propose(*outs, metas, self.train_proposals)
+    return self.loss_by_feat(*outs, gt=gt, batch_img_metas=metas), self.propose(*outs, metas, self.train_proposals)
 
 @patch
 def loss_by_feat(
@@ -125,10 +124,11 @@ def loss_by_feat(
     bbox_preds: list[Tensor],      # L maps (B, A·4, H, W)
     gt,                            # the batch's objects, padded; their classes do not matter here
     batch_img_metas: list[dict],   # B
-) -> dict[str, Tensor]:            # loss_cls, loss_bbox
-    "The anchor head's loss with every object of class 0."
+) -> dict[str, Tensor]:            # loss_rpn_cls, loss_rpn_bbox
+    "The anchor head's loss with every object of class 0, under names of its own."
     gt = type(gt)(gt.bboxes, torch.zeros_like(gt.labels), gt.valid, gt.ignored_bboxes, gt.ignored_valid)
-    return AnchorHead.loss_by_feat(self, cls_scores, bbox_preds, gt, batch_img_metas)
+    losses = AnchorHead.loss_by_feat(self, cls_scores, bbox_preds, gt, batch_img_metas)
+    return {name.replace('loss_', 'loss_rpn_'): value for name, value in losses.items()}
 
 @patch
 def predict_by_feat(

@@ -138,7 +138,7 @@ def build_initializer(
     if isinstance(kind, str): kind = INITIALIZER_TYPES.get(kind) or INITIALIZERS.get(kind)
     return kind(**args)
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #fe98c938
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #9f1d656f
 class Pretrained(Initializer):
     "Weights somebody trained before: a file, a URL, or `torchvision://resnet50`."
     def __init__(self,
@@ -152,7 +152,9 @@ class Pretrained(Initializer):
     def __call__(self, module: nn.Module, whole: bool = False) -> None:
         "Copy every weight whose name and shape fit into `module`."
         load_matching, read_weights = locate('load_matching'), locate('read_weights')  # from the last notebook of this room
-        report = load_matching(module, read_weights(self.checkpoint, self.prefix, self.map_location), source=self.checkpoint)
+        state = read_weights(self.checkpoint, self.prefix, self.map_location)
+        if hasattr(module, 'convert_state'): state = module.convert_state(state)         # other people's names: see Swin
+        report = load_matching(module, state, source=self.checkpoint)
         if report.missing or report.mismatched:
             warnings.warn(f'{self.checkpoint} does not fill all of {type(module).__name__}:\n{report}')
         for m in module.modules(): m._init_by = f'Pretrained({Path(self.checkpoint).name})'

@@ -6,7 +6,7 @@
 __all__ = ['scale_about_center', 'CenterRegionResult', 'CenterRegionAssigner', 'CenterRegionTrace', 'RegionAssigner',
            'RegionTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #35503ec2
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #c2227c6c
 import math
 from dataclasses import dataclass
 from typing import Callable
@@ -17,9 +17,9 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.boxes import bbox_area
 from ...structures.overlaps import BboxOverlaps2D
-from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image,
-                                                            labels_of, leave_out, points_inside, real_objects, result_of,
-                                                            state_of)
+from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, box_centers, depth_inside,
+                                                            digits, first_image, labels_of, leave_out, points_inside,
+                                                            real_objects, result_of, state_of, with_batch)
 
 # %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #f69f232f
 def scale_about_center(
@@ -62,7 +62,7 @@ class CenterRegionAssigner:
         self.ignore_gt_scale, self.foreground_dominate = ignore_gt_scale, foreground_dominate
         self.iou_calculator = iou_calculator or BboxOverlaps2D()
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #f3d906e5
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #acc8db79
 @patch
 def regions(self: CenterRegionAssigner,
     priors: Tensor,             # (P, 4) or (B, P, 4) xyxy, pixels
@@ -72,7 +72,7 @@ def regions(self: CenterRegionAssigner,
     "Which prior lies in the core and which in the shadow of which object."
     in_core, in_both = (self.iou_calculator(priors, scale_about_center(gt_bboxes, scale), mode='iof').mT
                         for scale in (self.pos_scale, self.neg_scale))                                       # (B, G, P)
-    inside = points_inside((priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes)
+    inside = points_inside(box_centers(priors), gt_bboxes)
     core = inside & (in_core > self.min_pos_iof) & real[..., None]
     return core, (in_both > self.min_pos_iof) & real[..., None] & ~core, in_core, in_both
 
@@ -96,7 +96,7 @@ def match(self: CenterRegionAssigner,
     else: after = torch.where((same & (region > 0)[:, None]).any(dim=1), NEGATIVE, region)
     return dict(start=torch.full_like(mine, NEGATIVE), core=mine, region=region, shadow=after), shadowed
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #4985a0a5
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #090d414b
 @patch
 def in_ignored(self: CenterRegionAssigner,
     priors: Tensor,                         # (P, 4) or (B, P, 4) xyxy, pixels
@@ -106,7 +106,7 @@ def in_ignored(self: CenterRegionAssigner,
 ) -> Tensor:                                # (B, P) bool
     "Which priors have their middle in an ignored region, of `ignore_gt_scale` of its size."
     if gt_bboxes_ignore is None: return torch.zeros_like(like[:, 0], dtype=torch.bool)
-    inside = points_inside((priors[..., :2] + priors[..., 2:4]) / 2, scale_about_center(gt_bboxes_ignore, self.ignore_gt_scale))
+    inside = points_inside(box_centers(priors), scale_about_center(gt_bboxes_ignore, self.ignore_gt_scale))
     return (inside if ignore_valid is None else inside & ignore_valid[..., None]).any(dim=1)
 
 @patch
@@ -132,7 +132,7 @@ def assign(self: CenterRegionAssigner,
     result = result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
     return CenterRegionResult(**vars(result), shadowed=shadowed, gt_labels=classes[:, :G])
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #8a897152
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #26964077
 @dataclass
 class CenterRegionTrace(AssignTrace):
     "How one image's priors came to their codes: start, core, region, shadow, not_valid."
@@ -151,8 +151,7 @@ class CenterRegionTrace(AssignTrace):
     def why(self, prior: int) -> str:
         p, a, rule, code = int(prior), self.assigner, self.rule_of(prior), int(self.gt_inds[prior])
         objects = lambda mask: ' and '.join(map(str, mask[:, p].nonzero()[:, 0].tolist()))
-        middle = (self.priors[p:p + 1, :2] + self.priors[p:p + 1, 2:4]) / 2
-        inside = points_inside(middle, self.gt_bboxes[None])[0, :, 0]                                        # (G,)
+        inside = depth_inside(box_centers(self.priors[p]), self.gt_bboxes) > 0                               # (G,)
         if rule == 'not_valid': reason = 'it is not a valid prior'
         elif rule == 'region': reason = f'its middle lies in the inner {a.ignore_gt_scale} of an ignored region'
         elif rule == 'core':
@@ -277,7 +276,7 @@ def match(self: RegionAssigner,
     own = torch.where(word == 0, start, torch.where(word % 2 == 1, word // 2, IGNORE))
     return dict(start=start, own_level=own, beside=torch.where(beside, IGNORE, own)), wanted, center, inner
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #f79f69be
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #4eb0f79f
 @patch
 def assign(self: RegionAssigner,
     priors: Tensor,                         # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels, finest level first
@@ -302,10 +301,10 @@ def assign(self: RegionAssigner,
                          f'anchor_strides={list(anchor_strides)} for {priors.shape[-2]} priors')
     if gt_bboxes.dim() == 2: return first_image(self.assign, priors, *args, **layout)
     codes = self.match(priors.detach(), *real_objects(gt_bboxes, gt_valid), **layout)[0]['beside']
-    codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
+    codes = leave_out(codes, box_centers(priors), gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     return result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #e5d4587d
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #9f08b51e
 @dataclass
 class RegionTrace(AssignTrace):
     "How one image's priors came to their codes: start, own_level, beside, region, not_valid."
@@ -327,7 +326,7 @@ class RegionTrace(AssignTrace):
         "Where the middle of a prior lies, and where the inner part of an object does, in cells of the prior's level."
         l, ratio = int(self.levels[prior]), getattr(self.assigner, name)
         x1, y1, x2, y2 = self.assigner.cells(self.gt_bboxes[obj], ratio, self.anchor_strides[l], self.featmap_sizes[l]).tolist()
-        x, y = ((self.priors[prior, :2] + self.priors[prior, 2:4]) / 2 / self.anchor_strides[l]).tolist()
+        x, y = (box_centers(self.priors[prior]) / self.anchor_strides[l]).tolist()
         side = 'in' if x1 <= x <= x2 and y1 <= y <= y2 else 'outside'
         cells = f'cells {x1:.0f}-{x2:.0f} x {y1:.0f}-{y2:.0f}'
         return f'its middle ({x:.4g}, {y:.4g}) lies {side} the {name} {ratio} of object {obj}, {cells}'
@@ -371,9 +370,9 @@ def trace(self: RegionAssigner,
     **layout,                           # featmap_sizes, num_level_anchors, anchor_scale, anchor_strides, as in `assign`
 ) -> RegionTrace:
     "`assign` for one image, with every step on the way."
-    ok, regions = (None if t is None else t[None] for t in (prior_valid, gt_bboxes_ignore))
+    ok, regions = map(with_batch, (prior_valid, gt_bboxes_ignore))
     steps, *numbers = self.match(priors, *real_objects(gt_bboxes[None]), **layout)
-    steps |= leave_out(steps['beside'], (priors[:, :2] + priors[:, 2:4]) / 2, regions, prior_valid=ok)
+    steps |= leave_out(steps['beside'], box_centers(priors), regions, prior_valid=ok)
     wanted, center, inner = (t[0, :len(gt_bboxes)] for t in numbers)
     sizes = layout['num_level_anchors']
     levels = torch.cat([torch.full((n,), l, device=priors.device) for l, n in enumerate(sizes)])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['soft_class_cost', 'center_of_mass', 'DynamicSoftLabelAssigner']
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #8577c391
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #af778bd0
 from typing import Callable
 
 import torch
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .atss import PairAssigner, box_centers, depth_inside
+from .assign_result import box_centers, points_inside
+from .atss import PairAssigner
 from .sim_ota import SimOTAAssigner, dynamic_k_match, explain_dynamic_k, of_class
 
 # %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #d9c1e198
@@ -39,21 +40,20 @@ def center_of_mass(
     x, y = ((line * torch.arange(line.shape[-1], device=masks.device)).sum(-1) for line in (columns, rows))
     return torch.stack([x, y], dim=-1) / mass.clamp(min=1)[..., None], mass > 0
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #f394dee7
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #21bbd876
 class DynamicSoftLabelAssigner(PairAssigner):
     "SimOTA with IoUs for labels and a soft centre (RTMDet, sec. 3.3)."
     last_rule = 'conflict'
-    extent = SimOTAAssigner.extent
+    middle_of = SimOTAAssigner.middle_of
     def __init__(self,
         soft_center_radius: float = 3.,     # strides from the centre at which the centre part of the cost is 1
         topk: int = 13,                     # how many IoUs are added up to dynamic k
         iou_weight: float = 3.,             # of -log IoU in the cost
         iou_calculator: Callable = None,    # (bboxes1, bboxes2) -> overlaps; BboxOverlaps2D() when None
-        ignore_iof_thr: float = -1,         # a prior with a larger share of its cell in an ignored region is ignored; <= 0: never
     ):
         if topk < 1: raise ValueError(f'topk is at least 1, got {topk}')
         self.soft_center_radius, self.topk, self.iou_weight = soft_center_radius, topk, iou_weight
-        self.ignore_iof_thr, self.iou_calculator = ignore_iof_thr, iou_calculator or BboxOverlaps2D()
+        self.iou_calculator = iou_calculator or BboxOverlaps2D()
 
     def __repr__(self): return f'DynamicSoftLabelAssigner(soft_center_radius={self.soft_center_radius}, topk={self.topk})'
 
@@ -69,11 +69,10 @@ def match(self: DynamicSoftLabelAssigner,
     gt_masks: Tensor = None,    # (B, G, H, W) 0 and 1, one pixel of the network's input each; box centres when None
 ) -> tuple[Tensor, Tensor, None, dict[str, Tensor]]:
     "RTMDet, eq. 1 to 4: (B, P) codes and overlaps, and (B, G, P) numbers of the pairs."
-    points, may = priors[:, None, :, :2], gt_valid[..., None] & takes_part[:, None]                # (B, 1, P, 2), (B, G, P)
-    candidate = (depth_inside(points, gt_bboxes[:, :, None]) > 0) & may
+    candidate = points_inside(priors, gt_bboxes) & gt_valid[..., None] & takes_part[:, None]       # (B, G, P)
     overlaps = self.iou_calculator(gt_bboxes, bbox_preds)                                          # (B, G, P)
-    middle = box_centers(gt_bboxes) if gt_masks is None or gt_masks.shape[1] == 0 else self.middle(gt_bboxes, gt_masks)
-    distance = (points - middle[:, :, None]).square().sum(-1).sqrt() / priors[:, None, :, 2]       # strides
+    middle = box_centers(gt_bboxes) if gt_masks is None else self.middle(gt_bboxes, gt_masks)
+    distance = (priors[:, None, :, :2] - middle[:, :, None]).square().sum(-1).sqrt() / priors[:, None, :, 2]       # strides
     costs = {'class': soft_class_cost(cls_scores, gt_labels, overlaps), 'iou': -(overlaps + 1e-7).log() * self.iou_weight,
              'center': 10 ** (distance - self.soft_center_radius).clamp(max=30)}
     overlaps = torch.where(candidate.any(1, keepdim=True), overlaps, 0.)
@@ -88,6 +87,7 @@ def middle(self: DynamicSoftLabelAssigner,
     centers, there = center_of_mass(gt_masks)
     return torch.where(there[..., None], centers, box_centers(gt_bboxes))
 
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #b80be84d
 @patch
 def explain(self: DynamicSoftLabelAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GridAssigner', 'GridTrace', 'PointAssigner', 'PointTrace', 'UniformAssignResult', 'UniformAssigner', 'UniformTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #912b7500
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #faa9e9d9
 from dataclasses import dataclass
 from typing import Callable
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.boxes import bbox_xyxy_to_cxcywh
 from ...structures.overlaps import BboxOverlaps2D
-from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image,
-                                                            labels_of, leave_out, real_objects, result_of, state_of)
+from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, box_centers, digits,
+                                                            first_image, labels_of, leave_out, real_objects, result_of,
+                                                            state_of, take_rows, with_batch)
 from .max_iou_assigner import Overlaps, best_overlaps, last_claim, last_first_claim
 
 # %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #16dfadc6
@@ -58,7 +59,7 @@ def match(self: GridAssigner,
     steps = dict(start=start, negative=negative, positive=positive, best_of_object=torch.where(claimed > 0, claimed, positive))
     return steps, any_overlap, objects, gt_best
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #3b4cbf9b
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #d2a19e64
 @patch
 def assign(self: GridAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -81,7 +82,7 @@ def assign(self: GridAssigner,
     if P > 0:
         steps, best, *_ = self.match(priors.detach(), *real_objects(gt_bboxes, gt_valid), responsible_flags.bool(), prior_valid)
         codes = steps['best_of_object']
-    codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
+    codes = leave_out(codes, box_centers(priors), gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     if prior_valid is not None: best = torch.where(prior_valid, best, -1.)
     return result_of(codes, best, gt_bboxes, gt_labels, gt_valid)
 
@@ -136,7 +137,7 @@ class GridTrace(AssignTrace):
         if best > least: return f'{what}: its best responsible priors (IoU {best:.3f}) went to other objects'
         return f'{what}: best IoU {digits(best, least)} <= min_pos_iou {least}'
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #002f3d56
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #ce58b1e7
 @patch
 def trace(self: GridAssigner,
     priors: Tensor,                     # (P, 4) xyxy, pixels; P >= 1
@@ -149,12 +150,11 @@ def trace(self: GridAssigner,
     "`assign` for one image, with every step on the way."
     ok = torch.ones(len(priors), dtype=torch.bool, device=priors.device) if prior_valid is None else prior_valid
     steps, best, _, gt_best = self.match(priors, *real_objects(gt_bboxes[None]), responsible_flags[None].bool(), ok[None])
-    regions = None if gt_bboxes_ignore is None else gt_bboxes_ignore[None]
-    steps |= leave_out(steps['best_of_object'], (priors[:, :2] + priors[:, 2:4]) / 2, regions, prior_valid=ok[None])
+    steps |= leave_out(steps['best_of_object'], box_centers(priors), with_batch(gt_bboxes_ignore), prior_valid=ok[None])
     return GridTrace(self, priors, gt_bboxes, {rule: codes[0] for rule, codes in steps.items()}, best[0], gt_best[0],
                      responsible_flags.bool(), ok)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #cd1c2df3
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #cb69174a
 class PointAssigner:
     "The points nearest to the middle of an object, on the level of its size (RepPoints, sec. 4.1)."
     def __init__(self,
@@ -184,7 +184,7 @@ def distances(self: PointAssigner,
 ) -> Tensor:                        # (B, G, P) object sizes; inf where the two cannot meet
     "How far each point is from the middle of each object of its level."
     own, wanted = self.levels(points, gt_bboxes)
-    middles, sizes = (gt_bboxes[..., :2] + gt_bboxes[..., 2:]) / 2, (gt_bboxes[..., 2:] - gt_bboxes[..., :2]).clamp(min=1e-6)
+    middles, sizes = box_centers(gt_bboxes), (gt_bboxes[..., 2:] - gt_bboxes[..., :2]).clamp(min=1e-6)
     away = ((points[..., None, :, :2] - middles[..., None, :]) / sizes[..., None, :]).norm(dim=-1)
     possible = (own[..., None, :] == wanted[..., None]) & real[..., None]                        # (B, G, P)
     if prior_valid is not None: possible = possible & prior_valid[:, None]
@@ -224,7 +224,7 @@ def assign(self: PointAssigner,
     codes = leave_out(codes, priors[..., :2], gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     return result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #50209702
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #f87097bc
 @dataclass
 class PointTrace(AssignTrace):
     "How one image's points came to their codes: start, nearest, region, not_valid."
@@ -278,7 +278,7 @@ def trace(self: PointAssigner,
     prior_valid: Tensor = None,         # (P,) bool
 ) -> PointTrace:
     "`assign` for one image, with every step on the way."
-    ok, regions = (None if t is None else t[None] for t in (prior_valid, gt_bboxes_ignore))
+    ok, regions = map(with_batch, (prior_valid, gt_bboxes_ignore))
     objects, real = real_objects(gt_bboxes[None])
     steps, away, near = self.match(priors, objects, real, ok)
     steps |= leave_out(steps['nearest'], priors[:, :2], regions, prior_valid=ok)
@@ -286,7 +286,7 @@ def trace(self: PointAssigner,
     steps = {rule: codes[0] for rule, codes in steps.items()}
     return PointTrace(self, priors, gt_bboxes, steps, away[0], near[0], own, wanted[0])
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #334133c6
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #4e917b53
 @dataclass
 class UniformAssignResult(AssignResult):
     "An answer that also says which prior was matched with which object, and whether the pair counts."
@@ -335,8 +335,8 @@ def match(self: UniformAssigner,
 ) -> tuple[dict[str, Tensor], tuple, tuple]:    # rules; pairs: prior, object, counts, IoU; predictions: best IoU, its object
     "The two rules: predictions that do well are ignored, then every object takes its nearest priors."
     prior_inds, target_inds, both = self.pairs(priors, bbox_preds, gt_bboxes, real, prior_valid)
-    rows = lambda t, inds: t.expand(len(real), -1, -1).gather(1, inds[..., None].expand(-1, -1, 4))            # (B, M, 4)
-    iou = self.iou_calculator(rows(priors, prior_inds), rows(gt_bboxes, target_inds), is_aligned=True)         # (B, M)
+    taken = take_rows(priors.expand(len(real), -1, -1), prior_inds)                                            # (B, M, 4)
+    iou = self.iou_calculator(taken, take_rows(gt_bboxes, target_inds), is_aligned=True)                       # (B, M)
     pos_idx = both & (iou >= self.pos_ignore_thr) & (iou > 0)
     well, objects, _ = best_overlaps(Overlaps(self.iou_calculator, gt_bboxes, bbox_preds))                     # (B, P)
     start = torch.full_like(objects, NEGATIVE)
@@ -347,7 +347,7 @@ def match(self: UniformAssigner,
     matched = torch.where(last > 0, words.gather(1, (last - 1).clamp(min=0)), predicted)
     return dict(start=start, predicted=predicted, matched=matched), (prior_inds, target_inds, pos_idx, iou), (well, objects)
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #cde34093
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #95d2cbcb
 @patch
 def assign(self: UniformAssigner,
     priors: Tensor,                     # (P, 4), the same for all images, or (B, P, 4), xyxy, pixels
@@ -371,11 +371,11 @@ def assign(self: UniformAssigner,
     if P > 0:
         steps, pairs, (well, _) = self.match(priors.detach(), bbox_preds.detach(), *real_objects(gt_bboxes, gt_valid), ok)
         codes = steps['matched']
-    codes = leave_out(codes, (priors[..., :2] + priors[..., 2:4]) / 2, gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
+    codes = leave_out(codes, box_centers(priors), gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     result = result_of(codes, torch.where(ok, well, -1.), gt_bboxes, gt_labels, gt_valid)
     return UniformAssignResult(**vars(result), prior_inds=pairs[0], target_inds=pairs[1], pos_idx=pairs[2])
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #50b17e10
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #a7870c0d
 @dataclass
 class UniformTrace(AssignTrace):
     "How one image's priors came to their codes: start, predicted, matched, region, not_valid."
@@ -443,7 +443,6 @@ def trace(self: UniformAssigner,
     "`assign` for one image, with every step on the way."
     ok = torch.ones(len(priors), dtype=torch.bool, device=priors.device) if prior_valid is None else prior_valid
     steps, pairs, predicted = self.match(priors, bbox_preds[None], *real_objects(gt_bboxes[None]), ok[None])
-    regions = None if gt_bboxes_ignore is None else gt_bboxes_ignore[None]
-    steps |= leave_out(steps['matched'], (priors[:, :2] + priors[:, 2:4]) / 2, regions, prior_valid=ok[None])
+    steps |= leave_out(steps['matched'], box_centers(priors), with_batch(gt_bboxes_ignore), prior_valid=ok[None])
     steps = {rule: codes[0] for rule, codes in steps.items()}
     return UniformTrace(self, priors, gt_bboxes, steps, *(t[0] for t in (*predicted, *pairs)))

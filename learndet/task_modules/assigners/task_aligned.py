@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TaskAlignedAssigner', 'TaskAlignedTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #b0c29619
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #5c6b778d
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,21 +14,21 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import IGNORE, NEGATIVE, AssignTrace, digits, state_of
-from .atss import PairAssigner, as_table, best_claim, box_centers, depth_inside, take_rows
+from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_inside, digits, state_of,
+                                                            take_rows)
+from .atss import PairAssigner, best_claim, pairs_as_table
 from .sim_ota import of_class
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #f37be60a
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #8889e4be
 class TaskAlignedAssigner(PairAssigner):
     "Each object takes the priors that are best at score and box together (TOOD, sec. 3.2)."
     last_rule, has_metrics = 'conflict', True
     def __init__(self,
         topk: int,                          # candidates of an object
         iou_calculator: Callable = None,    # (bboxes1, bboxes2) -> overlaps; BboxOverlaps2D() when None
-        ignore_iof_thr: float = -1,         # a prior with a larger share of it in an ignored region is ignored; <= 0: never
     ):
         if topk < 1: raise ValueError(f'topk is at least 1, got {topk}')
-        self.topk, self.ignore_iof_thr, self.iou_calculator = topk, ignore_iof_thr, iou_calculator or BboxOverlaps2D()
+        self.topk, self.iou_calculator = topk, iou_calculator or BboxOverlaps2D()
 
     def __repr__(self): return f'{type(self).__name__}(topk={self.topk})'
 
@@ -53,7 +53,7 @@ def match(self: TaskAlignedAssigner,
     own_metric = torch.where(codes > 0, metric.gather(1, (codes - 1).clamp(min=0)[:, None])[:, 0], 0.)
     return codes, own, own_metric, dict(index=index, values=values, inside=inside, metric=metric, overlaps=overlaps, scores=scores)
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #919bf8ea
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #a1ad6b93
 @dataclass
 class TaskAlignedTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, center, conflict."
@@ -67,13 +67,13 @@ class TaskAlignedTrace(AssignTrace):
     @property
     def said(self) -> dict[str, str]:
         return dict(start='all are negative', candidates=f'the {self.assigner.topk} largest t of each object', center='centre inside',
-                    conflict='the better box')
+                    conflict='the better box', region='no negatives in ignored regions')
 
 @patch
 def explain(self: TaskAlignedAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
-    candidate = as_table(numbers['index'], numbers['values'] > 0, num_priors)
-    inside = as_table(numbers['index'], numbers['inside'] & (numbers['values'] > 0), num_priors)
+    candidate = pairs_as_table(numbers['index'], numbers['values'] > 0, num_priors)
+    inside = pairs_as_table(numbers['index'], numbers['inside'] & (numbers['values'] > 0), num_priors)
     kept = {name: numbers[name] for name in ('metric', 'overlaps', 'scores')}
     return dict(candidates=candidate, center=inside), dict(kind=TaskAlignedTrace, candidate=candidate, inside=inside, **kept)
 

@@ -60,7 +60,7 @@ def encode(self: DeltaXYWHBBoxCoder,
     return torch.stack([d if (mean, std) == (0, 1) else (d - mean) / std
                         for d, mean, std in zip(deltas, self.means, self.stds)], dim=-1)
 
-# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #f68153a1
+# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #c15e348f
 def clip_to(
     bboxes: Tensor,                         # (B, ..., 4), or (..., 4) for one image, xyxy, pixels
     max_shape: tuple | list | Tensor,       # (H, W) for all boxes, or (B, 2): one for each first index of `bboxes`
@@ -69,7 +69,7 @@ def clip_to(
     "Boxes cut off at the border of their image."
     if not torch.is_tensor(max_shape) and not isinstance(max_shape[0], (tuple, list)):
         return clip_bboxes(bboxes, tuple(side - extra for side in max_shape[:2]))
-    sizes = torch.as_tensor(max_shape)[..., :2].to(bboxes) - extra                                  # (B, 2) or (2,)
+    sizes = torch.as_tensor(max_shape)[..., :2].to(bboxes, non_blocking=True) - extra               # (B, 2) or (2,)
     if sizes.dim() == 1: return clip_bboxes(bboxes, sizes)
     return clip_bboxes(bboxes.flatten(1, -2), sizes).view_as(bboxes)
 

@@ -92,7 +92,7 @@ def mask_cross_entropy(
     if class_weight is not None: loss = loss * class_weight[index]
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #5ccec4b7
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #a2a10675
 class CrossEntropyLoss(WeightedLoss):
     "Softmax, sigmoid or mask cross entropy, with MMDetection's arguments."
     def __init__(self,
@@ -113,7 +113,7 @@ class CrossEntropyLoss(WeightedLoss):
     def loss(self, pred, target, weight=None, ignore_index=None, **kwargs):
         "The one of the three functions this loss was built for."
         if self.use_mask and 'label' not in kwargs: kwargs['label'], weight = weight, None
-        if self.class_weight is not None: kwargs['class_weight'] = in_fp32(pred).new_tensor(self.class_weight)
+        if self.class_weight is not None: kwargs['class_weight'] = torch.tensor(self.class_weight).to(in_fp32(pred), non_blocking=True)
         ignore_index = self.ignore_index if ignore_index is None else ignore_index
         return self.criterion(pred, target, weight=weight, ignore_index=ignore_index, avg_non_ignore=self.avg_non_ignore,
                               **kwargs)

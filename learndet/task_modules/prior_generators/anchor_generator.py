@@ -69,7 +69,7 @@ def anchor_scales(
                          f'{octave_base_scale=}, {scales_per_octave=}')
     return [octave_base_scale * 2 ** (n / scales_per_octave) for n in range(scales_per_octave)] if octave else list(scales)
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #618ee023
+# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #2905ae26
 def stride_pairs(
     strides: list,                      # L numbers, or pairs (x, y), pixels
 ) -> list[tuple[float, float]]:         # L pairs (x, y), pixels
@@ -115,7 +115,7 @@ class AnchorGenerator:
         device: torch.device = 'cpu',
     ) -> Tensor:                                     # (H·W·A, 4) xyxy, pixels
         "The priors of one level."
-        return single_level_grid_priors(self.base_anchors[level_idx].to(device), featmap_size, self.strides[level_idx])
+        return single_level_grid_priors(self.base_anchors[level_idx].to(device, non_blocking=True), featmap_size, self.strides[level_idx])
 
     @property
     def num_levels(self) -> int: return len(self.strides)
@@ -153,7 +153,7 @@ def grid_priors(self: AnchorGenerator,
     return make_once(self._kept, (tuple(map(tuple, featmap_sizes)), str(device)), lambda: [
         self.single_level_grid_priors(size, level, device) for level, size in enumerate(featmap_sizes)])
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #40fc280f
+# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #8ffeb12a
 def valid_cells(
     featmap_size: tuple[int, int],          # (H, W), cells
     stride: tuple[float, float],            # (x, y), pixels
@@ -174,11 +174,11 @@ def valid_flags(self: AnchorGenerator,
     device: torch.device = 'cpu',
 ) -> Tensor:                                # (B, P) bool
     "Which priors belong to a cell that starts inside the image, for every image of a batch."
-    shapes = torch.as_tensor(pad_shapes, device=device)
+    shapes = torch.as_tensor(pad_shapes).to(device, non_blocking=True)
     return torch.cat([valid_cells(size, stride, A, shapes)
                       for size, stride, A in zip(featmap_sizes, self.strides, self.num_base_priors)], dim=1)
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #e2239b0b
+# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #cbbb3512
 @patch
 def inside_flags(self: AnchorGenerator,
     priors: Tensor,                 # (P, 4) xyxy, pixels
@@ -188,7 +188,7 @@ def inside_flags(self: AnchorGenerator,
 ) -> Tensor:                        # (B, P) bool
     "Which priors of every image may take part in training."
     if allowed_border < 0: return valid
-    H, W = torch.as_tensor(img_shapes, device=priors.device).unbind(-1)                           # (B,) each
+    H, W = torch.as_tensor(img_shapes).to(priors.device, non_blocking=True).unbind(-1)            # (B,) each
     x1, y1, x2, y2 = priors.unbind(-1)                                                            # (P,) each
     inside = (x1 >= -allowed_border) & (y1 >= -allowed_border)                                    # (P,)
     return valid & inside & (x2 < W[:, None] + allowed_border) & (y2 < H[:, None] + allowed_border)

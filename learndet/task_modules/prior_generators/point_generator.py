@@ -55,7 +55,7 @@ def grid_priors(self: MlvlPointGenerator,
     return make_once(self._kept, (tuple(map(tuple, featmap_sizes)), str(device), with_stride), lambda: [
         self.single_level_grid_priors(size, level, device, with_stride) for level, size in enumerate(featmap_sizes)])
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #9f5eae1a
+# %% ../../../nbs/03_task_modules/00_prior_generators/03_point_generator.ipynb #d9040daa
 @patch
 def valid_flags(self: MlvlPointGenerator,
     featmap_sizes: list[tuple[int, int]],   # L pairs (H, W), cells
@@ -63,7 +63,7 @@ def valid_flags(self: MlvlPointGenerator,
     device: torch.device = 'cpu',
 ) -> Tensor:                                # (B, P) bool
     "Which points belong to a cell that starts inside the image, for every image of a batch."
-    shapes = torch.as_tensor(pad_shapes, device=device)
+    shapes = torch.as_tensor(pad_shapes).to(device, non_blocking=True)
     return torch.cat([valid_cells(size, stride, 1, shapes) for size, stride in zip(featmap_sizes, self.strides)], dim=1)
 
 @patch
@@ -75,7 +75,7 @@ def inside_flags(self: MlvlPointGenerator,
 ) -> Tensor:                        # (B, P) bool
     "Which points of every image may take part in training."
     if allowed_border < 0: return valid
-    H, W = torch.as_tensor(img_shapes, device=points.device)[..., None].unbind(-2)                        # (B, 1) each
+    H, W = torch.as_tensor(img_shapes).to(points.device, non_blocking=True)[..., None].unbind(-2)         # (B, 1) each
     x, y = points[:, 0], points[:, 1]                                                                     # (P,) each
     inside = (x >= -allowed_border) & (y >= -allowed_border)
     return valid & inside & (x < W + allowed_border) & (y < H + allowed_border)
