@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile('ci', derandomize=True)          # the same examples at every run, so that a red run can be repeated
+if os.environ.get('CI'): settings.load_profile('ci')
 sys.path.insert(0, str(Path(__file__).parent / 'layout'))
 torch.set_num_threads(1)
 

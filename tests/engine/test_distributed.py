@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 def launch(work, tmp_path, world=2, timeout=120):
     "Run `work(tmp_path)` of this file in `world` processes, by torchrun."
     script = Path(tmp_path) / 'work.py'
-    script.write_text(f'import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_distributed as T\nT.{work}({str(tmp_path)!r})\n')
+    script.write_text(f'import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_distributed as T\nT.{work}({str(tmp_path)!r})\n'
+                      'import os; os._exit(0)\n')         # torch 2.14 now and then aborts while it takes itself down after the work
     command = shlex.split(D.torchrun_command([str(script)], gpus=world, port=D.free_port()))
     start = time.time()
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', *command[1:]], capture_output=True, text=True, timeout=timeout,
