@@ -18,7 +18,7 @@ from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.structures.masks import BitmapMasks
 from learndet.zoo.mmdetection import UnsupportedConfig, build_model
 
-FOLDER = Path(os.environ.get('LEARNDET_PARITY', '') or '-')
+FOLDER = Path(os.environ.get('LEARNDET_PARITY') or Path(__file__).parents[3] / 'shared' / 'parity')
 ROWS = [json.loads(line) for line in (FOLDER / 'golden.jsonl').read_text().splitlines()] if (FOLDER / 'golden.jsonl').is_file() else []
 FEW = ('retinanet/retinanet_r18_fpn_1x_coco.py', 'faster_rcnn/faster-rcnn_r50_fpn_giou_1x_coco.py', 'rpn/rpn_r50_fpn_1x_coco.py',
        'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')     # rows with masks take minutes: every region is sampled, so every one gets a mask
