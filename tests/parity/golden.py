@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 FOLDER = Path(os.environ.get('LEARNDET_PARITY') or Path(__file__).parents[3] / 'shared' / 'parity')
+EVERYTHING = 1_000_000       # candidates sampled: all there are
 
 
 def prepared(value):
@@ -16,7 +17,7 @@ def prepared(value):
     value = {k: prepared(v) for k, v in value.items() if not (k == 'init_cfg' and isinstance(v, dict) and v.get('type') == 'Pretrained')}
     for key in ('score_thr', 'conf_thr'):
         if key in value: value[key] = 0.
-    if 'pos_fraction' in value and 'num' in value: value['num'] = 1_000_000
+    if 'pos_fraction' in value and 'num' in value: value['num'] = EVERYTHING
     return value
 
 
@@ -31,6 +32,7 @@ def model_config(config, row):
     "A whole config's model as a golden row wants it."
     model = prepared(config['model'].to_dict())
     if config.get('data_preprocessor'): model.setdefault('data_preprocessor', prepared(config['data_preprocessor'].to_dict()))
+    if 'sampled' in row: model['train_cfg']['rcnn']['sampler']['num'] = row['sampled']          # for samplers that leave nothing to chance
     return fewer_regions(model, row['regions']) if 'regions' in row else model
 
 
@@ -59,5 +61,6 @@ def few_positives(model, most=64):
     for module in model.modules():
         samplers = getattr(module, 'sampler', None)
         if not hasattr(module, 'mask_head') or samplers is None: continue
-        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]: sampler.pos_fraction = most / sampler.num
+        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]:
+            if sampler.num == EVERYTHING: sampler.pos_fraction = most / sampler.num
     return model

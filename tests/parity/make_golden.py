@@ -1,6 +1,7 @@
 """Facts of MMDetection's configs, read off MMDetection 3.3 itself: a row a config, with its losses and predictions.
 
-LEARNDET_MMDET=folder python tests/parity/make_golden.py OUT.jsonl CONFIG ... appends to OUT; a config may end in @N, the seed of weights and pictures.
+LEARNDET_MMDET=folder python tests/parity/make_golden.py OUT.jsonl CONFIG ... appends to OUT; a config may be followed by fields of its
+row, as in CONFIG,weights_seed=1,size=100x140.
 The recipe is that of the facts folder's README: no threshold, every candidate sampled, no download, BN for SyncBN; `fill` and `pictures` of
 its inputs.py; predictions first, then losses in training mode, drawn from seed 0. Fast R-CNN is given proposals of `proposals`, below.
 LEARNDET_MMDET holds mmdet, mmengine and mmcv-lite (mmdet_reference.py says how); operators are those of mmcv_operators.py.
@@ -17,6 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from golden import inputs_module, model_config, proposals
+
+SLOW = 'mask-rcnn', '-c4', 'resnest/', 'gn+ws/', 'gn-all', 'hrnet/cascade'       # second stages that take minutes over a thousand regions
 
 
 def load():
@@ -79,11 +82,14 @@ def facts(row, inputs):
 
 
 def row_of(name):
-    "What is asked of a config: 'retinanet/retinanet_r50_fpn_1x_coco.py@1'."
-    config, _, seed = name.partition('@')
-    row = dict(config=config, weights_seed=int(seed or 0), batch_seed=int(seed or 0), size=[128, 160], gts=2)
-    if 'fast-rcnn' in config: return dict(row, proposals=40)
-    return dict(row, regions=100) if 'mask-rcnn' in config or '-c4' in config and 'rpn/' not in config else row
+    "What is asked of a config: 'retinanet/retinanet_r50_fpn_1x_coco.py,weights_seed=1,size=100x140'."
+    config, *options = name.split(',')
+    row = dict(config=config, weights_seed=0, batch_seed=0, size=[128, 160], gts=2)
+    if 'fast-rcnn' in config: row['proposals'] = 40
+    elif any(slow in config for slow in SLOW) and not config.startswith('rpn/'): row['regions'] = 100
+    for key, _, value in (option.partition('=') for option in options):
+        row[key] = [int(v) for v in value.split('x')] if key == 'size' else int(value)
+    return row
 
 
 if __name__ == '__main__':
