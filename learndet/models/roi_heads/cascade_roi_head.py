@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['per_stage', 'CascadeRoIHead', 'as_proposals', 'image_sizes']
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #a707614e
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #f8f1f8fb
 import copy
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ...core.patch import patch
 from ..dense_heads.rpn_head import Proposals
 from ..layers.init import BaseModule
 from .standard_roi_head import (SampledRegions, box_losses, detections_of_regions, detections_to_rois,
-                                                         draw_masks, mask_losses, regions_to_rois, sample_regions)
+                                                         draw_masks, mask_losses, on_real_rows, regions_to_rois, sample_regions)
 from ...structures.ground_truth import pad_ground_truth
 from ...structures.instance_data import DetDataSample, InstanceData
 from ...structures.nms import NMS, PostProcess
@@ -71,7 +71,7 @@ class CascadeRoIHead(BaseModule):
     @property
     def num_classes(self) -> int: return self.bbox_head[-1].num_classes
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #09746521
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #7181ade9
 @patch
 def bbox_loss(
     self: CascadeRoIHead,
@@ -81,7 +81,7 @@ def bbox_loss(
 ) -> dict:                         # cls_score, bbox_pred, bbox_feats, loss_bbox: the loss terms by name
     "What the box head of one stage says about sampled regions, and its loss."
     bbox_feats = self.bbox_roi_extractor[stage](feats, regions_to_rois(sampled.bboxes))
-    cls_score, bbox_pred = self.bbox_head[stage](bbox_feats)
+    cls_score, bbox_pred = on_real_rows(self.bbox_head[stage], bbox_feats, sampled.valid.flatten())
     return dict(cls_score=cls_score, bbox_pred=bbox_pred, bbox_feats=bbox_feats,
                 loss_bbox=box_losses(self.bbox_head[stage], cls_score, bbox_pred, sampled, self.pos_weight))
 
@@ -95,7 +95,8 @@ def mask_loss(
 ) -> dict:                                       # mask_preds (B·P, K, s, s), loss_mask: the loss terms by name
     "What the mask head of one stage draws in the regions that may be positive, and its loss."
     rois = regions_to_rois(sampled.bboxes[:, :sampled.max_pos])
-    mask_preds = self.mask_head[stage](self.mask_roi_extractor[stage](feats, rois))
+    x, real = self.mask_roi_extractor[stage](feats, rois), sampled.positive[:, :sampled.max_pos].flatten()
+    mask_preds = on_real_rows(self.mask_head[stage], x, real)
     return dict(mask_preds=mask_preds, loss_mask=mask_losses(self.mask_head[stage], mask_preds, sampled, batch_data_samples, self.mask_size))
 
 def as_proposals(
