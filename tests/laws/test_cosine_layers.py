@@ -6,7 +6,7 @@ from torch import nn
 from learndet.models.layers.cosine_layers import NormedConv2d, NormedLinear
 from learndet.models.roi_heads.bbox_head import Shared4Conv1FCBBoxHead
 from learndet.models.roi_heads.mask_head import FCNMaskHead
-from learndet.models.roi_heads.standard_roi_head import on_real_rows
+from learndet.models.roi_heads.standard_roi_head import answers
 
 
 def draw(seed, *shape): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -45,7 +45,7 @@ def test_padding_changes_neither_answers_nor_statistics_nor_gradients(seed, padd
     for rows, mask in ((x, real), (x[real], torch.ones(3, dtype=torch.bool))):
         for m in batch_norms(head): m.reset_running_stats()
         head.zero_grad()
-        outs = on_real_rows(head, rows, mask)
+        outs = answers(head, rows, mask)
         outs = [out[mask] for out in (outs if isinstance(outs, tuple) else [outs])]
         sum(out.square().sum() for out in outs).backward()
         seen.append([*(o.detach() for o in outs), *(m.running_mean.clone() for m in batch_norms(head)), *(m.running_var.clone() for m in batch_norms(head)),
@@ -56,7 +56,7 @@ def test_padding_changes_neither_answers_nor_statistics_nor_gradients(seed, padd
 def test_with_no_real_row_nothing_is_counted_and_every_weight_has_a_gradient():
     for head in (Shared4Conv1FCBBoxHead(num_classes=2, in_channels=4, conv_out_channels=4, fc_out_channels=8, norm_cfg=dict(type='BN')),
                  FCNMaskHead(num_convs=2, num_classes=2, in_channels=4, conv_out_channels=4, norm_cfg=dict(type='BN'))):
-        outs = on_real_rows(head, torch.randn(3, 4, 7, 7), torch.zeros(3, dtype=torch.bool))
+        outs = answers(head, torch.randn(3, 4, 7, 7), torch.zeros(3, dtype=torch.bool))
         sum(out.sum() for out in (outs if isinstance(outs, tuple) else [outs])).backward()
         assert all(p.grad is not None and (p.grad == 0).all() for p in head.parameters())
         assert all((m.running_mean == 0).all() and (m.running_var == 1).all() for m in batch_norms(head))
