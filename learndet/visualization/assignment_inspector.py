@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'DIFFERENCE', 'constructor_arguments', 'made_anew', 'handles', 'inputs_of', 'boxes_to_draw', 'odd_priors',
-           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'recorded_assignments', 'of_image',
-           'AssignmentInspectorHook']
+           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'Overheard', 'overhear', 'hear_assigners',
+           'of_image', 'AssignmentInspectorHook', 'run_again']
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8edd5479
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #ff9ae6bf
 import inspect
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -309,35 +309,53 @@ def explore_assignment(
     "`show_assignment` with handles."
     return AssignmentInspector(assigner, priors, gt_bboxes, img, num_level_priors, **inputs)
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7257cdb0
-@contextmanager
-def recorded_assignments(
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #e5a62de1
+class Overheard:
+    "A method that tells listeners what it was asked and what it answered."
+    def __init__(self, own): self.own, self.listeners, self.__signature__ = own, [], inspect.signature(own)
+    def __call__(self, *args, **kwargs):
+        answer = self.own(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            for listener in self.listeners: listener(args, kwargs, answer)
+        return answer
+
+def overhear(
+    part: Any,                  # an object
+    name: str,                  # of its method
+    listener: Callable,         # called with (args, kwargs, answer), after every call
+) -> Callable:                  # ends it
+    "Listen to a method of one object."
+    heard = vars(part).get(name)
+    if not isinstance(heard, Overheard): setattr(part, name, heard := Overheard(getattr(part, name)))
+    heard.listeners.append(listener)
+    def leave():
+        if listener in heard.listeners: heard.listeners.remove(listener)
+        if not heard.listeners and vars(part).get(name) is heard: del vars(part)[name]
+    return leave
+
+def hear_assigners(
     model: nn.Module,           # with heads that have an `assigner`
-):                              # a list that fills with (assigner, arguments by name)
-    "Within this block, write down what assigners are given."
-    heads, calls = [m for m in model.modules() if hasattr(getattr(m, 'assigner', None), 'assign')], []
-    def assigned(assigner, assign, levels):
-        def heard(*args, **kwargs):
-            given = dict(inspect.signature(assign).bind(*args, **kwargs).arguments)
+    tell: Callable,             # called with (head's number, assigner, arguments by name, AssignResult)
+    wanted: Callable = None,    # () -> bool: whether to tell of this call; always when None
+) -> Callable:                  # ends it
+    "Listen to the assigners of all heads; where a head knows its levels, `num_level_priors` is among the arguments."
+    leaves = []
+    for number, head in enumerate(m for m in model.modules() if hasattr(getattr(m, 'assigner', None), 'assign')):
+        assigner, levels, signature = head.assigner, [], inspect.signature(head.assigner.assign)
+        def listed(args, kwargs, priors, levels=levels): levels[:] = map(len, priors)
+        def assigned(args, kwargs, result, number=number, assigner=assigner, levels=levels, signature=signature):
+            if wanted is not None and not wanted(): return
+            given = dict(signature.bind(*args, **kwargs).arguments)
             given |= given.pop('more', {})
             if sum(levels) == given['priors'].shape[-2]: given['num_level_priors'] = list(levels)
-            calls.append((assigner, given))
-            return assign(*args, **kwargs)
-        return heard
-    def listed(get_priors, levels):
-        def heard(*args, **kwargs):
-            priors = get_priors(*args, **kwargs)
-            levels[:] = map(len, priors)
-            return priors
-        return heard
-    for head in heads:
-        levels = []
-        if hasattr(head, 'get_priors'): head.get_priors = listed(head.get_priors, levels)
-        head.assigner.assign = assigned(head.assigner, head.assigner.assign, levels)
-    try: yield calls
-    finally:
-        for head in heads: vars(head).pop('get_priors', None); vars(head.assigner).pop('assign', None)
+            tell(number, assigner, given, result)
+        if hasattr(head, 'get_priors'): leaves.append(overhear(head, 'get_priors', listed))
+        leaves.append(overhear(assigner, 'assign', assigned))
+    def leave():
+        for end in leaves: end()
+    return leave
 
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #b7a87bd8
 def of_image(
     arguments: dict[str, Any],  # of `assign`, for a batch
     image: int,                 # which of the B
@@ -354,14 +372,33 @@ def of_image(
     return one
 
 class AssignmentInspectorHook(Hook):
-    "Keeps the last training batch, so that its assignment can be inspected during or after the training."
+    "Keeps what assigners were asked in the last training step, so that it can be inspected during or after the training."
     priority = 'LOWEST'
-    def __init__(self): self.model = self.batch = None
+    def __init__(self): self.model, self.batch, self.data, self.calls, self.listening, self.leaves = None, None, None, [], False, []
+
+    def before_train(self, runner):
+        self.tidy(runner)
+        model = unwrap_model(runner.model)
+        self.leaves = [hear_assigners(model, self.noted, lambda: self.listening), overhear(model, 'preprocess', self.prepared)]
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None): self.data, self.calls, self.listening = None, [], True
+
+    def noted(self, number, assigner, given, result):
+        self.calls.append((assigner, {k: v.detach() if torch.is_tensor(v) else v for k, v in given.items()}))
+
+    def prepared(self, args, kwargs, data):
+        if self.listening: self.data = data
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.model, self.batch = runner.model, data_batch
+        self.model, self.batch, self.listening = runner.model, data_batch, False
 
-    @torch.no_grad()
+    def after_train(self, runner): self.tidy(runner)
+
+    def tidy(self, runner):
+        "Listen no more."
+        for leave in self.leaves: leave()
+        self.leaves, self.listening = [], False
+
     def inspector(self,
         image: int = 0,             # which of the batch
         stage: int = 0,             # which assigner: the first stage, the second, …
@@ -370,15 +407,27 @@ class AssignmentInspectorHook(Hook):
         "The last batch's assignment, opened."
         if self.batch is None: raise ValueError('no batch was seen yet: add the hook to a Runner and train a step')
         model = unwrap_model(self.model)
-        was_training, state = model.training, torch.random.get_rng_state()
-        try:
-            data = model.eval().preprocess(self.batch, False)
-            with recorded_assignments(model) as calls, torch.compiler.set_stance('force_eager'): model(**data, mode='loss')
-        finally:
-            model.train(was_training); torch.random.set_rng_state(state)
+        data, calls = (self.data, self.calls) if self.calls and self.data else run_again(model, self.batch)
         if stage >= len(calls): raise ValueError(f'stage {stage} of a model that assigns {len(calls)} times')
+        if not 0 <= image < len(data['inputs']): raise ValueError(f'image {image} of a batch of {len(data["inputs"])}')
         assigner, given = calls[stage][0], of_image(calls[stage][1], image)
         img, (h, w) = data['inputs'][image], data['data_samples'][image].img_shape[:2]
         picture = to_display(img[:, :h, :w], model.data_preprocessor)
         both = assigner if other is None else [assigner, other]
         return AssignmentInspector(both, given.pop('priors'), given.pop('gt_bboxes'), picture, **given)
+
+@torch.no_grad()
+def run_again(
+    model: nn.Module,
+    batch: dict,                # as the loader gave it
+) -> tuple[dict, list]:         # the prepared batch, and (assigner, arguments by name) of every call
+    "A batch through a model, for the sake of what its assigners are asked; the model stays as it is."
+    was_training, state, calls = model.training, torch.random.get_rng_state(), []
+    leave = hear_assigners(model, lambda number, assigner, given, result: calls.append((assigner, given)))
+    try:
+        data = model.eval().preprocess(batch, False)
+        with torch.compiler.set_stance('force_eager'): model(**data, mode='loss')
+    finally:
+        leave()
+        model.train(was_training); torch.random.set_rng_state(state)
+    return data, calls
