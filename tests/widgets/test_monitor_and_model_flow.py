@@ -228,7 +228,7 @@ def test_both_stages_of_a_detector_are_seen(tmp_path):
     monitor.after_train_iter(runner, 0, None, outputs)
     monitor.after_train(runner)
     assert sum(v[-1][1] for k, v in monitor.history.items() if k.startswith('positives of level')) > 0
-    assert {f'positives of level {n}' for n in range(5)} | {'positives of stage 1', 'objects without a positive', 'gradient norm', 'loss'} <= set(monitor.history)
+    assert {f'positives of level {n}' for n in range(5)} | {'positives of stage 1', 'objects without a positive', 'positives per object', 'gradient norm', 'loss'} <= set(monitor.history)
 
 
 def test_late_reader_and_thin_curves():
@@ -273,7 +273,9 @@ def test_rows_and_maps_are_looked_into():
     w = explore_model(Chain(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 4, 1))), torch.randn(1, 3, 32, 48))
     w.selected_prior = 1
     assert w.panels[0]['src'].startswith('data:image/png;base64,') and 'stride 2' in w.panels[0]['text']
+    assert w.selected_module == 'first'
     w.clicked = [w.panels[-1]['title'], 2, 0, 1]
+    assert w.selected_module == 'second.0'
     assert w.panels[0]['title'] == 'second.0' and w.panels[-1]['mark'] == 2 and '% zeros' in w.panels[0]['text']
     w.change(depth=1)
     assert len(w.panels[-1]['rows']) == 2
