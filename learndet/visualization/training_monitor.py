@@ -148,7 +148,7 @@ class TrainingMonitor(Hook):
 
     paused = property(lambda self: not self.going.is_set())
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #d5e1d3c8
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #38b7f92a
 @patch
 def look(self: TrainingMonitor, runner: Any, outputs: dict) -> None:
     "After a step: keep its numbers, and draw if it is time."
@@ -168,7 +168,7 @@ def saw(self: TrainingMonitor, step: int, stage: int, assigner: Any, given: dict
     "An assigner answered."
     positives, orphans, objects = count_codes(result.gt_inds.detach(), given.get('num_level_priors'), given['gt_bboxes'], given.get('gt_valid'))
     if stage: return self.reader.add(step, {f'positives of stage {stage}': positives.sum()})
-    self.reader.add(step, {f'positives of level {n}': v for n, v in enumerate(positives)} | {'objects without a positive': orphans / objects.clamp(min=1)})
+    self.reader.add(step, {f'positives of level {n}': v for n, v in enumerate(positives)} | {'positives per object': positives.sum() / objects.clamp(min=1), 'objects without a positive': orphans / objects.clamp(min=1)})
 
 @patch
 def measure(self: TrainingMonitor, runner: Any, optimizer: Any) -> None:
@@ -217,12 +217,12 @@ def panels(self: TrainingMonitor) -> list[dict]:
     losses = [k for k in self.history if 'loss' in k]
     line = lambda k, **more: dict(kind='line', name=k, **dict(zip('xy', thinned(self.history[k]))), **more)
     dashes = (None, '6 3', '2 2', '8 3 2 3')
-    words = [self.place, *(f'{k} {last[k]:.4g}' for k in ('loss', 'lr', 'gradient norm', 'objects without a positive') if k in last)]
+    words = [self.place, *(f'{k} {last[k]:.4g}' for k in ('loss', 'lr', 'gradient norm', 'positives per object', 'objects without a positive') if k in last)]
     out = [dict(title='Now', text='\n'.join(words))]
     out.append(dict(title='Losses', xlabel='iteration', ylabel='loss', series=[line(k, dash=dashes[n % 4]) for n, k in enumerate(losses)]))
     levels = [k for k in self.history if k.startswith('positives of level')]
     if levels: out.append(dict(title='Positives by level, newest batch', xlabel='level', ylabel='priors', series=[dict(kind='bar', color='#777777', x=list(range(len(levels))), y=[last[k] for k in levels])]))
-    for name, label in (('objects without a positive', 'share'), ('gradient norm', 'norm'), ('lr', 'learning rate')):
+    for name, label in (('positives per object', 'priors'), ('objects without a positive', 'share'), ('gradient norm', 'norm'), ('lr', 'learning rate')):
         if name in last: out.append(dict(title=name.capitalize() if name != 'lr' else 'Learning rate', xlabel='iteration', ylabel=label, series=[line(name) | dict(name=None)]))
     broken = [k for k in losses if not math.isfinite(last[k])]
     return out if not broken else [dict(title='Careful', alert=f'{", ".join(broken)}: not finite'), *out]
