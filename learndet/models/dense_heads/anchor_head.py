@@ -135,7 +135,25 @@ def get_targets(
         bbox_targets=torch.where(pos[..., None], targets, 0.), bbox_weights=pos[..., None].float().expand(-1, -1, 4),
         avg_factor=reduce_mean(sampled.avg_factor), gt_inds=assigned.gt_inds)
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #409419d5
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #644c6920
+@patch
+def compare(
+    self: AnchorHead,
+    cls_scores: Tensor,            # (B, P, K) logits
+    bbox_preds: Tensor,            # (B, P, 4) deltas
+    priors: Tensor,                # (P, 4) xyxy
+    targets: DenseTargets,         # what they should have been
+    reduction: str | None = None,  # 'none': before anything is added up; None: as each loss was built
+) -> tuple[Tensor, Tensor]:        # classification loss and box loss: 0-d each, or (B·P, ·) and not yet divided for 'none'
+    "Both losses of a batch whose targets are known."
+    bbox_preds = bbox_preds.float()
+    if self.reg_decoded_bbox: bbox_preds = self.bbox_coder.decode(priors, bbox_preds)
+    common = dict(avg_factor=targets.avg_factor) | (dict(reduction_override=reduction) if reduction else {})
+    loss_cls = self.loss_cls(cls_scores.flatten(0, 1), targets.labels.flatten(), targets.label_weights.flatten(), **common)
+    loss_bbox = self.loss_bbox(bbox_preds.flatten(0, 1), targets.bbox_targets.flatten(0, 1), targets.bbox_weights.flatten(0, 1),
+                               **common)
+    return loss_cls, loss_bbox
+
 @patch
 def losses_of(
     self: AnchorHead,
@@ -147,13 +165,7 @@ def losses_of(
 ) -> tuple[Tensor, Tensor]:        # 0-d classification loss, 0-d box loss
     "Assign, sample, encode and compare, for a whole batch of flattened outputs."
     with torch.no_grad(): targets = self.get_targets(priors, prior_valid, gt)
-    bbox_preds = bbox_preds.float()
-    if self.reg_decoded_bbox: bbox_preds = self.bbox_coder.decode(priors, bbox_preds)
-    loss_cls = self.loss_cls(cls_scores.flatten(0, 1), targets.labels.flatten(), targets.label_weights.flatten(),
-                             avg_factor=targets.avg_factor)
-    loss_bbox = self.loss_bbox(bbox_preds.flatten(0, 1), targets.bbox_targets.flatten(0, 1),
-                               targets.bbox_weights.flatten(0, 1), avg_factor=targets.avg_factor)
-    return loss_cls, loss_bbox
+    return self.compare(cls_scores, bbox_preds, priors, targets)
 
 @patch
 def compile_task(
