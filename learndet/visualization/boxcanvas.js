@@ -220,6 +220,7 @@ const STYLE = `
   padding:3px 7px;border-radius:4px;font-size:12px;white-space:pre;z-index:3}
 .ld .sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .ld .key{display:inline-block;vertical-align:-2px}
+.ld canvas.key{background:#fff}
 .ld svg text{font:11px system-ui,sans-serif;fill:currentColor}
 .ld .caption{font-weight:600}
 .ld .table{max-height:260px;overflow:auto}`;
@@ -454,8 +455,9 @@ export function plot(p, width = 300, height = 150) {
       node.append(
         svg(
           'text',
-          {x: width - R - 2, y: T + 10 + 13 * k, 'text-anchor': 'end', style: `fill:${color}`},
-          document.createTextNode((s.kind === 'points' ? (k % 2 ? '× ' : '● ') : s.dash ? '╌ ' : '— ') + s.name),
+          {x: width - R - 2, y: T + 10 + 13 * k, 'text-anchor': 'end'},
+          svg('tspan', {style: `fill:${color}`}, document.createTextNode(s.kind === 'points' ? (k % 2 ? '× ' : '● ') : s.dash ? '╌ ' : '— ')),
+          document.createTextNode(s.name),
         ),
       );
   });
@@ -474,7 +476,7 @@ function panel(p, locked, select, clicked) {
       el(
         'table',
         {},
-        el('thead', {}, el('tr', {}, ...(p.columns || []).map(c => el('th', {scope: 'col'}, c)))),
+        el('thead', {}, el('tr', {}, ...(p.columns || []).map(c => (c ? el('th', {scope: 'col'}, c) : el('td'))))),
         el(
           'tbody',
           {},

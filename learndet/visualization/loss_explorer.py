@@ -243,7 +243,7 @@ def counted(self: PriorLosses,
     weights = dict(classification=self.targets.label_weights > 0, box=(self.targets.bbox_weights > 0).any(-1))
     return weights['classification'] | weights['box'] if term == 'both' else weights[term]
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #91a11445
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #ac07dff7
 @torch.no_grad()
 def prior_losses(
     head: nn.Module,                # AnchorHead or one of its family
@@ -300,11 +300,11 @@ def batch_losses(
         with recorded_comparisons(model) as calls, torch.compiler.set_stance('force_eager'):
             data = model.eval().preprocess(data, False)
             model(**data, mode='loss')
+        if stage >= len(calls): raise ValueError(f'stage {stage} of a model that compares {len(calls)} times')
+        head, (*compared, levels, said) = calls[stage]
+        return prior_losses(head, *compared, levels, said), data
     finally:
         model.train(was_training); torch.random.set_rng_state(state)
-    if stage >= len(calls): raise ValueError(f'stage {stage} of a model that compares {len(calls)} times')
-    head, (*compared, levels, said) = calls[stage]
-    return prior_losses(head, *compared, levels, said), data
 
 # %% ../../nbs/07_visualization/14_loss_explorer.ipynb #c8c74583
 EDGES = (1e-4, 1e-3, 1e-2, 1e-1)            # of the share of an image's loss
