@@ -91,6 +91,14 @@ export function number(v) {
         : v.toExponential(2);
 }
 
+export function apart(v, limits) {
+  // as many digits as it takes to tell a value from the limits it is compared with
+  if (Math.abs(v) < 1e-3) return number(v);
+  let n = 3;
+  while (n < 7 && limits.some(t => t !== v && t.toFixed(n) === v.toFixed(n))) n++;
+  return n > 3 ? v.toFixed(n) : number(v);
+}
+
 export function rgb(color) {
   return [1, 3, 5].map(k => parseInt(color.slice(k, k + 2), 16));
 }
@@ -743,7 +751,8 @@ export function render({model, el: host}) {
     if (d.level.length) parts.push(get('level_names')[d.level[i]] ?? `level ${d.level[i]}`);
     if (d.state.length) parts.push((styles[d.state[pane * d.n + i]] || {name: 'hidden'}).name);
     if (l >= 0) parts.push(`${get('label_noun')} ${name(l)}`);
-    if (d.score.length) parts.push(`${get('score_name')} ${number(d.score[i])}`);
+    const limits = [get('threshold'), ...Object.values(get('params'))].filter(Number.isFinite).map(Math.fround);
+    if (d.score.length) parts.push(`${get('score_name')} ${apart(d.score[i], limits)}`);
     return parts.join(', ');
   }
 

@@ -458,8 +458,8 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
     "The canvas's columns, and what each prior adds to both losses."
     return BoxCanvas.columns(self) | {term: self.found.each(term)[self.number].tolist() for term in self.found.terms}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #62032fde
-def short(v: float) -> str: "A number of any size, four digits."; return '' if v != v else f'{v:.4g}'
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #f4be58a8
+def short(v: float) -> str: "A number of any size, three digits."; return '' if v != v else f'{v:.3g}'
 
 @patch
 def tell(self: BatchLossExplorer) -> list[dict]:
@@ -478,7 +478,7 @@ def picked_panels(self: BatchLossExplorer, prior: int) -> list[dict]:
     for term in self.found.terms:
         *parts, whole = [r for r in rows if r['term'] == term]
         if term == 'classification': parts = sorted(parts, key=lambda r: (-r['target'], -r['predicted']))[:6]
-        cells += [[f'{r["term"]}: all' if r is whole else r['part'], *(short(r[k]) for k in ('predicted', 'target', 'weight', 'loss', 'divided')),
+        cells += [[dict(classification='all classes', box='the box')[term] if r is whole else r['part'], *(short(r[k]) for k in ('predicted', 'target', 'weight', 'loss', 'divided')),
                    '' if r['share'] != r['share'] else f'{r["share"]:.2%}'] for r in [*parts, whole]]
     by = sorted({f'{self.found.divisor(term):.4g}' for term in self.found.terms})
     columns = ['', 'said', 'target', 'weight', 'loss', f'/ {by[0]}' if len(by) == 1 else 'divided', 'share']
@@ -512,9 +512,10 @@ def sums_panel(self: BatchLossExplorer) -> dict:
 
 @patch
 def level_panel(self: BatchLossExplorer) -> dict:
-    "The sum of every level."
-    sums = [float(part.nan_to_num(posinf=0, neginf=0).sum()) for part in self.each.split(self.found.num_level_priors)]
-    return dict(title='By level', xlabel='level', ylabel='loss', series=[dict(kind='bar', x=list(range(len(sums))), y=sums, color='#777777')])
+    "The sum of every level; a click shows that level alone, another click all of them."
+    parts, counted = self.found.num_level_priors, self.found.counted(self.params['term'])[self.number]
+    rows = [[n, int(c.sum()), short(float(e.sum())), f'{float(e.sum()) / max(self.whole, 1e-12):.2%}'] for n, (e, c) in enumerate(zip(self.each.split(parts), counted.split(parts)))]
+    return dict(title='Levels', columns=['level', 'priors', 'loss', 'share'], rows=rows, clickable=True, mark=self.levels[0] if len(self.levels) == 1 else None)
 
 @patch
 def object_panel(self: BatchLossExplorer) -> dict:
@@ -532,14 +533,15 @@ def growth_panel(self: BatchLossExplorer) -> dict:
     return dict(title='How many make up the loss', xlabel='most expensive priors', ylabel='share', log=True, ylim=[0, 1.02],
                 series=[dict(kind='line', x=at, y=[round(float(grown[k - 1]), 4) for k in at])])
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #a821d8d5
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #8e8aad44
 @patch
 def selected(self: BatchLossExplorer): self.put(panels=self.tell())
 
 @patch
 def acted(self: BatchLossExplorer, panel: str, row: int, column: int):
-    "A click on a loss shows its map."
+    "A click on a loss shows its map, a click on a level that level."
     if panel == 'Losses': self.change(term=list(self.found.terms)[row])
+    if panel == 'Levels': self.levels = list(range(len(self.found.num_level_priors))) if self.levels == [row] else [row]
 
 @patch
 def told(self: BatchLossExplorer):

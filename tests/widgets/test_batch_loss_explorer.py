@@ -145,7 +145,11 @@ def test_handles_and_read_back():
     assert rows.classification.sum() + rows.box.sum() == pytest.approx(float(w.each.double().sum()), rel=1e-4)
     w.levels = [1]
     assert {r['level'] for r in w.top()} == {1} and {r[1] for p in w.panels if p['title'].startswith('Top') for r in p['rows']} == {1}
-    w.clicked = ['Losses', 1, 0, 1]
+    w.clicked = ['Levels', 1, 0, 1]
+    assert w.levels == [0, 1, 2]
+    w.clicked = ['Levels', 1, 0, 2]
+    assert w.levels == [1]
+    w.clicked = ['Losses', 1, 0, 3]
     assert w.params['term'] == 'box'
     before = w.picture.copy()
     w.change(image=1)
