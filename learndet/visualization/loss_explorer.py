@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSSES', 'STARTS', 'EDGES', 'HEAT', 'loss_and_gradient', 'pull_arrows', 'show_losses', 'descend', 'loss_profile',
            'focal_curves', 'LossExplorer', 'explore_losses', 'PriorLosses', 'prior_losses', 'recorded_comparisons',
-           'batch_losses', 'heat', 'show_loss_map', 'BatchLossExplorer', 'as_table', 'short', 'explore_batch_losses']
+           'batch_losses', 'heat', 'show_loss_map', 'BatchLossExplorer', 'short', 'explore_batch_losses']
 
 # %% ../../nbs/07_visualization/14_loss_explorer.ipynb #e2b9c7e9
 import math
@@ -407,7 +407,7 @@ class BatchLossExplorer(BoxCanvas):
     @property
     def number(self) -> int: "Which image is shown."; return self.params.get('image', 0)
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #96388b0e
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #53d69d91
 @patch
 def update(self: BatchLossExplorer):
     "The contributions of the chosen loss, as colours; another picture where another was chosen."
@@ -443,12 +443,7 @@ def terms(self: BatchLossExplorer,
     "The numbers of a prior's two losses."
     prior = self.selected_prior if prior is None else prior
     if not 0 <= prior < len(self.level_of): raise ValueError(f'prior {prior} of {len(self.level_of)}: pick one, or name it')
-    return as_table(self.found.rows(self.number, prior, self.class_names))
-
-def as_table(
-    rows: list[dict],           # alike
-) -> Any:                       # a DataFrame; the rows where pandas is missing
-    "Rows as a table."
+    rows = self.found.rows(self.number, prior, self.class_names)
     try: import pandas
     except ImportError: return rows
     return pandas.DataFrame(rows)
@@ -458,8 +453,12 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
     "The canvas's columns, and what each prior adds to both losses."
     return BoxCanvas.columns(self) | {term: self.found.each(term)[self.number].tolist() for term in self.found.terms}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #f4be58a8
-def short(v: float) -> str: "A number of any size, three digits."; return '' if v != v else f'{v:.3g}'
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #8ad89030
+def short(
+    v: float,
+) -> str:
+    "A number of any size, three digits."
+    return '' if v != v else f'{v:.3g}'
 
 @patch
 def tell(self: BatchLossExplorer) -> list[dict]:
