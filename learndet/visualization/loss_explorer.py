@@ -453,7 +453,7 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
     "The canvas's columns, and what each prior adds to both losses."
     return BoxCanvas.columns(self) | {term: self.found.each(term)[self.number].tolist() for term in self.found.terms}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #8ad89030
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #4893c776
 def short(
     v: float,
 ) -> str:
@@ -464,7 +464,7 @@ def short(
 def tell(self: BatchLossExplorer) -> list[dict]:
     "The picked prior's terms, the losses, the most expensive priors, levels, objects, and how many priors make up the whole."
     picked = self.picked_panels(self.selected_prior) if 0 <= self.selected_prior < len(self.level_of) else []
-    top = [[r['prior'], r['level'], r['side'], short(r['loss']), f'{r["share"]:.2%}'] for r in self.top()]
+    top = [[r['prior'], r['level'], r['side'], short(r['loss']), f'{r["share"]:.2%}'] for r in self.top(6)]
     title = f'Top contributors, {self.params["term"]}' + (f', levels {", ".join(map(str, self.levels))}' if len(self.levels) < len(self.found.num_level_priors) else '')
     mark = next((k for k, r in enumerate(top) if r[0] == self.selected_prior), None)
     panels = [*picked, self.sums_panel(), dict(title=title, columns=['prior', 'level', 'side', 'loss', 'share'], rows=top, select='prior', mark=mark), self.level_panel()]
@@ -472,16 +472,14 @@ def tell(self: BatchLossExplorer) -> list[dict]:
 
 @patch
 def picked_panels(self: BatchLossExplorer, prior: int) -> list[dict]:
-    "In words, and in numbers: its classes, the most expensive first, then its box."
-    rows, cells = self.found.rows(self.number, prior, self.class_names), []
+    "In words, and in numbers: its first four classes (`terms` has all), and its box."
+    rows, panels = self.found.rows(self.number, prior, self.class_names), [dict(title=f'Prior {prior}', text=self.about(prior))]
     for term in self.found.terms:
         *parts, whole = [r for r in rows if r['term'] == term]
-        if term == 'classification': parts = sorted(parts, key=lambda r: (-r['target'], -r['predicted']))[:6]
-        cells += [[dict(classification='all classes', box='the box')[term] if r is whole else r['part'], *(short(r[k]) for k in ('predicted', 'target', 'weight', 'loss', 'divided')),
-                   '' if r['share'] != r['share'] else f'{r["share"]:.2%}'] for r in [*parts, whole]]
-    by = sorted({f'{self.found.divisor(term):.4g}' for term in self.found.terms})
-    columns = ['', 'said', 'target', 'weight', 'loss', f'/ {by[0]}' if len(by) == 1 else 'divided', 'share']
-    return [dict(title=f'Prior {prior}', text=self.about(prior)), dict(title=f'Terms of prior {prior}', columns=columns, rows=cells)]
+        if term == 'classification': parts = sorted(parts, key=lambda r: (-r['target'], -r['predicted']))[:4]
+        cells = [[r['part'], *(short(r[k]) for k in ('predicted', 'target', 'weight', 'loss', 'divided')), '' if r['share'] != r['share'] else f'{r["share"]:.2%}'] for r in [*parts, whole]]
+        panels.append(dict(title=f'Terms of prior {prior}: {term}', columns=['', 'said', 'target', 'weight', 'loss', f'/ {self.found.divisor(term):.4g}', 'share'], rows=cells))
+    return panels
 
 @patch
 def about(self: BatchLossExplorer,
