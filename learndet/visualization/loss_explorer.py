@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STARTS', 'EDGES', 'HEAT', 'loss_and_gradient', 'pull_arrows', 'show_losses', 'descend', 'loss_profile',
-           'focal_curves', 'LossExplorer', 'explore_losses', 'PriorLosses', 'prior_losses', 'recorded_comparisons',
-           'batch_losses', 'heat', 'show_loss_map', 'BatchLossExplorer', 'short', 'explore_batch_losses']
+           'focal_curves', 'LossExplorer', 'explore_losses', 'PriorLosses', 'divisor_of', 'prior_losses',
+           'recorded_comparisons', 'batch_losses', 'heat', 'show_loss_map', 'BatchLossExplorer', 'short',
+           'explore_batch_losses']
 
 # %% ../../nbs/07_visualization/14_loss_explorer.ipynb #e2b9c7e9
 import math
@@ -205,7 +206,7 @@ def explore_losses(
     "`show_losses` with handles."
     return LossExplorer(pred, target, img, losses)
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #9a1f7258
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #ac7cf684
 @dataclass
 class PriorLosses:
     "What a head compared in one batch, and what each prior adds to its two losses."
@@ -216,16 +217,18 @@ class PriorLosses:
     bbox_preds: Tensor              # (B, P, 4) deltas, or boxes if those are what is compared
     targets: DenseTargets           # (B, P, ·)
     terms: dict[str, Tensor]        # 'classification', 'box': (B, P, ·) weighted, nothing added up or divided yet
+    divisors: dict[str, list[float]]    # the same keys: what the sum of each level is divided by
     returned: dict[str, float]      # the same keys: what the head made of them
 
-@patch
-def divisor(self: PriorLosses,
-    term: str,          # 'classification' or 'box'
+def divisor_of(
+    terms: Tensor,      # (B, n, ·) of one level
+    said: float,        # what the loss made of them
+    average: float,     # the head's avg_factor
 ) -> float:
-    "What the sum of a term was divided by: the head's `avg_factor`, or what the loss has counted instead of it (GHM does)."
-    total, average = float(self.terms[term].double().sum()), float(self.targets.avg_factor) + torch.finfo(torch.float32).eps
-    same = not math.isfinite(total) or math.isclose(total / average, self.returned[term], rel_tol=1e-4, abs_tol=1e-9)
-    return average if same or not self.returned[term] else total / self.returned[term]
+    "What a sum was divided by: the head's `avg_factor`, or what the loss has counted instead of it (GHM does)."
+    total = float(terms.double().sum())
+    same = not math.isfinite(total) or math.isclose(total / average, said, rel_tol=1e-4, abs_tol=1e-9)
+    return average if same or not said else total / said
 
 @patch
 def each(self: PriorLosses,
@@ -233,7 +236,7 @@ def each(self: PriorLosses,
 ) -> Tensor:                # (B, P): they add up to what the head returned
     "Every prior's own contribution to a loss."
     if term == 'both': return self.each('classification') + self.each('box')
-    return self.terms[term].sum(-1) / self.divisor(term)
+    return self.terms[term].sum(-1) / torch.tensor(self.divisors[term]).repeat_interleave(torch.tensor(self.num_level_priors))
 
 @patch
 def counted(self: PriorLosses,
@@ -243,25 +246,29 @@ def counted(self: PriorLosses,
     weights = dict(classification=self.targets.label_weights > 0, box=(self.targets.bbox_weights > 0).any(-1))
     return weights['classification'] | weights['box'] if term == 'both' else weights[term]
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #ac07dff7
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #442423bd
 @torch.no_grad()
 def prior_losses(
     head: nn.Module,                # AnchorHead or one of its family
     cls_scores: Tensor,             # (B, P, K) logits
     bbox_preds: Tensor,             # (B, P, 4) deltas
-    priors: Tensor,                 # (P, 4) xyxy, pixels
+    priors: list[Tensor],           # L × (·, 4) xyxy, pixels, P together
     targets: DenseTargets,          # from `head.get_targets`
-    num_level_priors: list[int] = None,     # L numbers that add up to P; one level when None
     returned: tuple = None,         # what `head.compare` said in training; asked again when None
 ) -> PriorLosses:
     "A head's own losses with `reduction='none'`."
-    B, P, _ = cls_scores.shape
+    sizes, average, names = [len(p) for p in priors], float(targets.avg_factor) + torch.finfo(torch.float32).eps, ('classification', 'box')
     returned = head.compare(cls_scores, bbox_preds, priors, targets) if returned is None else returned
     each = head.compare(cls_scores, bbox_preds, priors, targets, reduction='none')
-    terms = {k: e.detach().cpu().view(B, P, -1) for k, e in zip(('classification', 'box'), each)}
-    boxes = head.bbox_coder.decode(priors, bbox_preds.float()) if head.reg_decoded_bbox else bbox_preds
+    terms, divisors, start = {k: e.detach().cpu() for k, e in zip(names, each)}, {k: [] for k in names}, 0
+    for part in priors:                                                                              # a loss may count level by level
+        here = slice(start, start := start + len(part))
+        own = DenseTargets(*(t[:, here] if (t := getattr(targets, f.name)).dim() > 1 else t for f in fields(targets)))
+        for k, said in zip(names, head.compare(cls_scores[:, here], bbox_preds[:, here], [part], own)):
+            divisors[k].append(divisor_of(terms[k][:, here], float(said), average))
+    boxes = head.bbox_coder.decode(torch.cat(priors), bbox_preds.float()) if head.reg_decoded_bbox else bbox_preds
     targets = DenseTargets(*(getattr(targets, f.name).detach().cpu() for f in fields(targets)))
-    return PriorLosses(head, list(num_level_priors or [P]), priors.cpu(), cls_scores.cpu().float(), boxes.cpu().float(), targets, terms,
+    return PriorLosses(head, sizes, torch.cat(priors).cpu(), cls_scores.cpu().float(), boxes.cpu().float(), targets, terms, divisors,
                        dict(zip(terms, map(float, returned))))
 
 @contextmanager
@@ -269,24 +276,19 @@ def recorded_comparisons(
     model: nn.Module,       # with heads that have `compare`
 ):                          # a list that fills with (head, arguments of `prior_losses`)
     "Within this block, write down what heads compare."
-    heads, calls = [m for m in model.modules() if hasattr(m, 'compare') and hasattr(m, 'get_priors')], []
+    heads, calls = [m for m in model.modules() if hasattr(m, 'compare')], []
     if not heads: raise ValueError(f'no head of {type(model).__name__} compares priors with targets in `compare`: AnchorHead and its '
                                    'family (RetinaHead, RetinaSepBNHead, RPNHead) do; second stages have no priors, other heads are not supported')
-    def listening(head, get_priors, compare):
-        levels = []
-        def listed(*args, **kwargs):
-            parts = get_priors(*args, **kwargs)
-            levels[:] = map(len, parts)
-            return parts
+    def listening(head, compare):
         def heard(cls_scores, bbox_preds, priors, targets, **kwargs):
             said = compare(cls_scores, bbox_preds, priors, targets, **kwargs)
-            calls.append((head, (cls_scores, bbox_preds, priors, targets, list(levels), said)))
+            calls.append((head, (cls_scores, bbox_preds, priors, targets, said)))
             return said
-        head.get_priors, head.compare = listed, heard
-    for head in heads: listening(head, head.get_priors, head.compare)
+        return heard
+    for head in heads: head.compare = listening(head, head.compare)
     try: yield calls
     finally:
-        for head in heads: vars(head).pop('get_priors', None); vars(head).pop('compare', None)
+        for head in heads: vars(head).pop('compare', None)
 
 @torch.no_grad()
 def batch_losses(
@@ -301,8 +303,7 @@ def batch_losses(
             data = model.eval().preprocess(data, False)
             model(**data, mode='loss')
         if stage >= len(calls): raise ValueError(f'stage {stage} of a model that compares {len(calls)} times')
-        head, (*compared, levels, said) = calls[stage]
-        return prior_losses(head, *compared, levels, said), data
+        return prior_losses(calls[stage][0], *calls[stage][1]), data
     finally:
         model.train(was_training); torch.random.set_rng_state(state)
 
@@ -341,7 +342,7 @@ def show_loss_map(
     ax.set_title(f'{term}: {float(each.sum()):.3g}, shared by {int(counted.sum()):,} priors', fontsize=9)
     return ax
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #d157388c
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #07d8c525
 @patch
 def side(self: PriorLosses,
     image: int,             # which of the B
@@ -375,9 +376,10 @@ def rows(self: PriorLosses,
     K, head, out = self.head.num_classes, self.head, []
     names = dict(classification=[*(classes or map(str, range(K))), 'background'],
                  box=['x1', 'y1', 'x2', 'y2'] if head.reg_decoded_bbox else delta_names(head.bbox_coder, 4))
+    level = int((prior >= torch.tensor(self.num_level_priors).cumsum(0)).sum())
     for term, each in self.terms.items():
         predicted, target, weight = self.parts(term, image, prior)
-        losses, whole, by = each[image, prior], float(self.each(term)[image].sum()), self.divisor(term)
+        losses, whole, by = each[image, prior], float(self.each(term)[image].sum()), self.divisors[term][level]
         row = lambda part, p, t, w, loss: dict(term=term, part=part, predicted=p, target=t, weight=w, loss=loss, divided=loss / by, share=loss / by / whole if whole else 0.)
         known = losses.tolist() if len(losses) == len(predicted) else [math.nan] * len(predicted)
         out += [row(*values) for values in zip(names[term], predicted.tolist(), target.tolist(), weight.tolist(), known)]
@@ -453,7 +455,7 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
     "The canvas's columns, and what each prior adds to both losses."
     return BoxCanvas.columns(self) | {term: self.found.each(term)[self.number].tolist() for term in self.found.terms}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #4893c776
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #0772913e
 def short(
     v: float,
 ) -> str:
@@ -478,7 +480,7 @@ def picked_panels(self: BatchLossExplorer, prior: int) -> list[dict]:
         *parts, whole = [r for r in rows if r['term'] == term]
         if term == 'classification': parts = sorted(parts, key=lambda r: (-r['target'], -r['predicted']))[:4]
         cells = [[r['part'], *(short(r[k]) for k in ('predicted', 'target', 'weight', 'loss', 'divided')), '' if r['share'] != r['share'] else f'{r["share"]:.2%}'] for r in [*parts, whole]]
-        panels.append(dict(title=f'Terms of prior {prior}: {term}', columns=['', 'said', 'target', 'weight', 'loss', f'/ {self.found.divisor(term):.4g}', 'share'], rows=cells))
+        panels.append(dict(title=f'Terms of prior {prior}: {term}', columns=['', 'said', 'target', 'weight', 'loss', f'/ {self.found.divisors[term][int(self.level_of[prior])]:.4g}', 'share'], rows=cells))
     return panels
 
 @patch
@@ -500,10 +502,11 @@ def about(self: BatchLossExplorer,
 def sums_panel(self: BatchLossExplorer) -> dict:
     "What the head returned, and how this image's positives and negatives share it."
     b, rows = self.number, []
+    said = lambda by: f'{by[0]:.4g}' if max(by) - min(by) < 1e-3 * max(by) else 'own count'
     positive = self.found.targets.bbox_weights[b, :, 0] > 0                                         # (P,)
     for term in self.found.terms:
         each = self.found.each(term)[b]
-        rows.append([term, *map(short, (self.found.returned[term], self.found.divisor(term), float(each.sum()), float(each[positive].sum()), float(each[~positive].sum())))])
+        rows.append([term, short(self.found.returned[term]), said(self.found.divisors[term]), *map(short, (float(each.sum()), float(each[positive].sum()), float(each[~positive].sum())))])
     return dict(title='Losses', columns=['', 'batch', 'divided by', 'image', 'positives', 'others'], rows=rows, clickable=True,
                 mark=next((k for k, r in enumerate(rows) if r[0] == self.params['term']), None))
 

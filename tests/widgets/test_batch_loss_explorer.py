@@ -70,7 +70,7 @@ def test_contributions_add_up_to_what_the_head_returns(head):
         whole = float(next(v for k, v in returned.items() if k.endswith(name)))
         assert whole > 0 and float(found.each(term).double().sum()) == pytest.approx(whole, rel=1e-5)
         assert (found.each(term)[~found.counted(term)] == 0).all()
-        if head != 'GHM': assert found.divisor(term) == pytest.approx(float(found.targets.avg_factor), rel=1e-5)
+        if head != 'GHM': assert found.divisors[term] == pytest.approx([float(found.targets.avg_factor)] * 3, rel=1e-5)
     for prior in found.each()[1].topk(3).indices.tolist() + [0]:
         rows = found.rows(1, prior)
         for term in found.terms:
@@ -96,13 +96,13 @@ def test_the_model_stays_as_it_was():
     model = detector('GHM').train()
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.random.get_rng_state()
     batch_losses(model, batch())
-    assert model.training and torch.equal(state, torch.random.get_rng_state()) and 'compare' not in vars(model.bbox_head) and 'get_priors' not in vars(model.bbox_head)
+    assert model.training and torch.equal(state, torch.random.get_rng_state()) and 'compare' not in vars(model.bbox_head)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_outputs_and_targets_will_do():
     found, _ = batch_losses(detector('RetinaHead'), batch())
-    again = prior_losses(found.head, found.cls_scores, found.bbox_preds, found.priors, found.targets, found.num_level_priors)
+    again = prior_losses(found.head, found.cls_scores, found.bbox_preds, found.priors.split(found.num_level_priors), found.targets)
     assert torch.equal(again.each(), found.each()) and again.returned == found.returned
     w = BatchLossExplorer(again)                                                            # without pictures, objects and names
     assert w.to_png() and w.top(3)[0]['loss'] == float(found.each()[0].max())
@@ -124,7 +124,7 @@ def test_heads_that_cannot_be_taken_apart_are_named():
 def test_what_is_not_finite_is_said_and_comes_first():
     found, _ = batch_losses(detector('RetinaHead'), batch())
     found.cls_scores[0, 77, 2] = math.inf
-    w = BatchLossExplorer(prior_losses(found.head, found.cls_scores, found.bbox_preds, found.priors, found.targets, found.num_level_priors))
+    w = BatchLossExplorer(prior_losses(found.head, found.cls_scores, found.bbox_preds, found.priors.split(found.num_level_priors), found.targets))
     assert 'the first is prior 77' in w.message and w.top(1)[0]['prior'] == 77 and HEAT[w.array('state')[0, 77]]['name'] == 'not finite'
     w.change(image=1)
     assert not w.message
