@@ -197,12 +197,17 @@ def samplers(priors, assigner, args):
         report(f'{name}: 256 of 2,000 of each of 8 images; ratios to the loop', {'loop over images': loop, 'learndet': ours}, args.repeat)
 
 
-def aerial(priors, levels, size, objects=5000):
-    "Peak memory of 5,000 objects against 200,000 priors, beside that of the matrix."
-    gts = random_objects(1, objects, size)
+def aerial(priors, levels, size, objects=5000, classes=80):
+    "Peak memory of 5,000 objects against 200,000 priors, beside that of the matrix; what is passed in does not count."
+    gts, strides = random_objects(1, objects, size), torch.tensor(STRIDES).repeat_interleave(torch.tensor(levels))[:, None].expand(-1, 2)
+    points, boxes = torch.cat([box_centers(priors), strides], dim=1), (priors + 4 * torch.randn_like(priors))[None]
+    seen = dict(gt_labels=torch.randint(classes, (1, objects)), bbox_preds=boxes, cls_scores=torch.rand(1, len(priors), classes))
     print(f'\n{objects:,} objects x {len(priors):,} priors: the matrix of IoUs would have {objects * len(priors) * 4 / 2 ** 20:,.0f} MiB')
     for name, f in {'max-IoU': lambda: MaxIoUAssigner(.5, .4).assign(priors, gts),
-                    'ATSS': lambda: ATSSAssigner(9).assign(priors, gts, num_level_priors=levels)}.items():
+                    'ATSS': lambda: ATSSAssigner(9).assign(priors, gts, num_level_priors=levels),
+                    'SimOTA': lambda: SimOTAAssigner().assign(points, gts, **seen),
+                    'soft labels': lambda: DynamicSoftLabelAssigner().assign(points, gts, **seen),
+                    'task-aligned': lambda: TaskAlignedAssigner(13).assign(priors, gts, **seen)}.items():
         print(f'  {name:34}{peak_mib(f):10.1f} MiB')
 
 
