@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['absent_cost', 'soft_class_cost', 'center_of_mass', 'DynamicSoftLabelAssigner', 'middle_of_object', 'strides_away']
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #69db54bf
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #c297debd
 from typing import Callable
 
 import torch
@@ -17,7 +17,7 @@ from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
 from .assign_result import box_centers, points_inside
 from .atss import PairAssigner
 from .sim_ota import (ObjectBlocks, SimOTAAssigner, dynamic_k_match, explain_dynamic_k, of_class,
-                                                    own_overlaps)
+                                                    overlaps_with_own)
 
 # %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #c07f4cd6
 def absent_cost(
@@ -47,7 +47,7 @@ def center_of_mass(
     x, y = ((line * torch.arange(line.shape[-1], device=masks.device)).sum(-1) for line in (columns, rows))
     return torch.stack([x, y], dim=-1) / mass.clamp(min=1)[..., None], mass > 0
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #8a84bb43
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #d86c0998
 class DynamicSoftLabelAssigner(PairAssigner):
     "SimOTA with IoUs for labels and a soft centre (RTMDet, sec. 3.3)."
     last_rule, pairs_at_once = 'conflict', None         # of `ObjectBlocks`
@@ -86,7 +86,7 @@ def match(self: DynamicSoftLabelAssigner,
                           'iou': -(overlaps + 1e-7).log() * self.iou_weight,
                           'center': 10 ** (away - self.soft_center_radius).clamp(max=30)}
     codes, numbers = dynamic_k_match(ObjectBlocks(region, gt_valid, takes_part, self.pairs_at_once), price, self.topk)
-    return codes, own_overlaps(self.iou_calculator, gt_bboxes, bbox_preds, codes), None, numbers
+    return codes, overlaps_with_own(self.iou_calculator, gt_bboxes, bbox_preds, codes), None, numbers
 
 def middle_of_object(
     gt_bboxes: Tensor,          # (B, G, 4) xyxy, pixels
