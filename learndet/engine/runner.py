@@ -6,10 +6,10 @@
 __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from', 'prefetch', 'tensors_in',
            'interval_milestones', 'TrainLoop', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop', 'TestLoop',
            'mean_losses', 'usual_hooks', 'Runner', 'check_writable', 'batch_size_of', 'length_of', 'check_loader',
-           'cfg_text', 'interruptible', 'fill_num_classes', 'takes_num_classes', 'loader_from_cfg', 'partial_from_cfg',
-           'same_classes', 'model_from_cfg', 'compiled', 'init_weights', 'loops_from_cfg', 'hooks_from_cfg',
-           'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg', 'setup_env', 'plain_cfg',
-           'runner_args', 'settings_from_cfg']
+           'cfg_text', 'StopTraining', 'interruptible', 'fill_num_classes', 'takes_num_classes', 'loader_from_cfg',
+           'partial_from_cfg', 'same_classes', 'model_from_cfg', 'compiled', 'init_weights', 'loops_from_cfg',
+           'hooks_from_cfg', 'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg',
+           'setup_env', 'plain_cfg', 'runner_args', 'settings_from_cfg']
 
 # %% ../../nbs/05_engine/09_runner.ipynb #20e7e76c
 import bisect, difflib, functools, inspect, itertools, os, signal, threading, time, warnings
@@ -140,7 +140,7 @@ def should_validate(self: TrainLoop,
     if self.runner.val_loop is None or step < self.val_begin: return False
     return step % self.interval_at(step) == 0 or step == last
 
-# %% ../../nbs/05_engine/09_runner.ipynb #2cd3de1a
+# %% ../../nbs/05_engine/09_runner.ipynb #d103aac9
 @patch
 def run_iter(self: TrainLoop,
     inner: int,            # number of the batch in its epoch
@@ -155,6 +155,7 @@ def run_iter(self: TrainLoop,
     runner.call_hook('after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
     self.iter, self.inner_iter, self.busy = self.iter + 1, inner + 1, False
     if runner.interrupted: raise KeyboardInterrupt
+    if runner.stopping: raise StopTraining
 
 @patch
 def validate(self: TrainLoop) -> None:
@@ -336,7 +337,7 @@ def usual_hooks() -> dict[str, Hook]:
                 param_scheduler=ParamSchedulerHook(),
                 checkpoint=CheckpointHook(interval=1), visualization=DetVisualizationHook(), progress=ProgressBarHook())
 
-# %% ../../nbs/05_engine/09_runner.ipynb #3a59f1fc
+# %% ../../nbs/05_engine/09_runner.ipynb #850b34f7
 class Runner:
     "Owns a model, its data and its optimizer, and runs the moments of a training around them."
     def __init__(self,
@@ -376,6 +377,7 @@ class Runner:
         self.val_evaluator, self.test_evaluator = val_evaluator, test_evaluator
         self.load_from, self._resume, self.resuming, self.in_training = load_from, resume, False, False
         self.mode, self.metrics, self.interrupted, self.rng_to_restore = 'train', {}, False, None
+        self.stopping = False
         self.buffers = dict(train=LogBuffer(), val=LogBuffer(), test=LogBuffer())
         self.log_processor = log_processor or LogProcessor(by_epoch=isinstance(train_cfg, EpochBasedTrainLoop))
         self.log_level, self.experiment_name = log_level, experiment_name or self.work_dir.name
@@ -631,7 +633,7 @@ def check_same_run(self: Runner,
     changed = difflib.unified_diff(lines(meta), lines(mine), 'checkpoint', 'now', lineterm='', n=0)
     if text := '\n'.join(list(changed)[:40]): self.logger.warning(f'the config has changed since {name}:\n{text}')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #21010a61
+# %% ../../nbs/05_engine/09_runner.ipynb #6bd509d4
 @patch
 def prepare(self: Runner) -> None:
     "Everything before the first step: folders, seeds, weights, and the lines that say what will happen."
@@ -665,6 +667,7 @@ def train(self: Runner) -> nn.Module:      # the trained model
                 self.call_hook('before_run')
                 self.train_loop.run()
                 self.call_hook('after_run')
+        except StopTraining as e: self.stopped_by(e)
         except BaseException as e:
             self.stopped_by(e)
             raise
@@ -673,13 +676,21 @@ def train(self: Runner) -> nn.Module:      # the trained model
             self.close()
     return unwrap_model(self.model)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #18a78c63
+# %% ../../nbs/05_engine/09_runner.ipynb #798e9202
+class StopTraining(KeyboardInterrupt): "The end of a training that somebody asked for; `train()` returns."
+
+@patch
+def stop(self: Runner) -> None:
+    "End after the step at hand and save, so that `train()` or `resume=True` goes on from there."
+    if self.world_size > 1: raise ValueError(f'{self.world_size} processes cannot agree on a step to stop after: interrupt them all')
+    self.stopping = True
+
 @contextmanager
 def interruptible(
     runner: Runner,
 ):
     "Inside, Ctrl-C waits for the end of a step (the second one does not); between steps it acts at once."
-    runner.interrupted = False
+    runner.interrupted = runner.stopping = False
     if threading.current_thread() is not threading.main_thread() or get_world_size() > 1:
         yield                                  # processes cannot agree on a step; the last regular checkpoint is theirs
         return
@@ -694,8 +705,9 @@ def interruptible(
 def stopped_by(self: Runner, error: BaseException) -> None:
     "Leave things usable after an error, save after a Ctrl-C, and say where to go on."
     whole = isinstance(error, KeyboardInterrupt) and not self.train_loop.busy and self.world_size == 1
+    for hook in self._hooks:
+        if hasattr(hook, 'tidy'): hook.tidy(self)      # close a bar, take listeners off
     self.train_loop.rewind()
-    if (bar := self.find_hook(ProgressBarHook)) is not None: bar.after_train(self)
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     if isinstance(error, torch.OutOfMemoryError): self.logger.error(self.memory_hint())
     if whole:

@@ -7,7 +7,7 @@ __all__ = ['near_center', 'of_class', 'class_terms', 'class_cost', 'ObjectBlocks
            'dynamic_k_match', 'pair_tables', 'largest_and_cheapest', 'keep_cheapest', 'SimOTAAssigner', 'DynamicKTrace',
            'explain_dynamic_k']
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #612e2393
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #fee8e03c
 from dataclasses import dataclass
 from typing import Callable
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, digits, points_inside,
-                                                            state_of, take_rows)
+from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, digits, in_pieces,
+                                                            points_inside, state_of, take_rows)
 from .atss import PairAssigner, pairs_as_table
 
 # %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #2815af96
@@ -55,7 +55,7 @@ def class_cost(
     "Binary cross-entropy of every prior with every object's class."
     return nothing[:, None] + of_class(more, gt_labels)
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #26810686
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #6f235ec5
 class ObjectBlocks:
     "What there is to know about all pairs, in blocks of objects: one block is kept, several are made anew on each walk."
     def __init__(self,
@@ -68,11 +68,11 @@ class ObjectBlocks:
         size = max((pairs or (2 ** 20 if on_cpu else 2 ** 24)) // (B * P), 1)                      # g, objects of a block
         self.make, self.whole = make, slice(0, G)
         self.places = [slice(start, min(start + size, G)) for start in range(0, G, size)]
-        self.kept = [make(self.whole)] if len(self.places) == 1 else None
+        self.kept = make(self.whole) if len(self.places) == 1 else None
 
-    def __iter__(self):
-        "Pairs of the objects' place, a slice, and the tables there."
-        return zip(self.places, map(self.make, self.places) if self.kept is None else self.kept)
+    def __getitem__(self, here: slice) -> dict[str, Tensor]:
+        "The tables of one place."
+        return self.make(here) if self.kept is None else self.kept
 
 # %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #c4f364f4
 def settle_conflicts(
@@ -97,25 +97,28 @@ def overlaps_with_own(
     own = take_rows(gt_bboxes, (codes - 1).clamp(min=0))                                                       # (B, P, 4)
     return torch.where(codes > 0, measure(own[:, :, None], bbox_preds[:, :, None])[..., 0, 0], 0.)
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #8fdf6b5c
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #2eaf0d91
 def dynamic_k_match(
     regions: ObjectBlocks,      # of `candidate`, (B, g, P) bool: pairs that may match, and of what `price` wants to know again
     price: Callable,            # (slice of objects, **their region) -> (B, g, P) IoU of predictions and objects, parts of the cost by name
     topk: int,                  # how many IoUs are added up to k
 ) -> tuple[Tensor, dict]:       # (B, P) long: NEGATIVE or i + 1; numbers of the pairs, for a trace
     "Each object takes its k cheapest candidates, k the sum of its `topk` largest IoUs."
-    anybody, lists, cheapest = False, [], None
-    for _, region in regions: anybody = region['candidate'].any(1) | anybody                                   # (B, P)
-    tables = lambda here, region: pair_tables(region['candidate'], anybody, *price(here, **region))
-    for here, region in regions:
-        block = tables(here, region)
-        lists.append(largest_and_cheapest(block['overlaps'], block['cost'], topk))
-        cheapest = keep_cheapest(cheapest, block['cost'], here.start)
-    ious, values, index = (torch.cat(parts, dim=1) for parts in zip(*lists))                                   # (B, G, C)
-    k = ious.sum(-1).int().clamp(min=1)                                                                        # (B, G)
+    anybody = False
+    for here in regions.places: anybody = regions[here]['candidate'].any(1) | anybody                          # (B, P)
+    lowest, cheapest = torch.full(anybody.shape, torch.inf, device=anybody.device), anybody.long()             # (B, P) each
+    def tables(here: slice) -> dict[str, Tensor]:                                                              # (B, g, P) each
+        region = regions[here]
+        return pair_tables(region['candidate'], anybody, *price(here, **region))
+    def shortlist(here: slice) -> tuple[Tensor, Tensor, Tensor]:                                               # (B, g, C) each
+        block = tables(here)
+        keep_cheapest(lowest, cheapest, block['cost'], here.start)
+        return largest_and_cheapest(block['overlaps'], block['cost'], topk)
+    ious, values, index = in_pieces(shortlist, regions.places, dim=1)                                          # (B, G, C) each
+    k = ious.contiguous().sum(-1).int().clamp(min=1)                               # (B, G), the same to the bit for each number of blocks
     chosen = (torch.arange(index.shape[2], device=index.device) < k[..., None]) & (values < torch.inf)
-    whole = lambda: tables(regions.whole, regions.make(regions.whole))
-    return settle_conflicts(index, chosen, cheapest[1]), dict(k=k, index=index, chosen=chosen, tables=whole)
+    numbers = dict(k=k, index=index, chosen=chosen, tables=lambda: tables(regions.whole))
+    return settle_conflicts(index, chosen, cheapest), numbers
 
 def pair_tables(
     candidate: Tensor,          # (B, g, P) bool
@@ -137,15 +140,15 @@ def largest_and_cheapest(
     return overlaps.topk(most, dim=-1).values, *cost.topk(most, dim=-1, largest=False)
 
 def keep_cheapest(
-    so_far: tuple[Tensor, Tensor] | None,       # (B, P) the lowest cost of a prior, (B, P) long: for which object
-    cost: Tensor,                               # (B, g, P) of the next block
-    start: int,                                 # the number of its first object
-) -> tuple[Tensor, Tensor]:                     # `so_far` after it; of equals the first stays
+    lowest: Tensor,         # (B, P) the lowest cost of a prior so far
+    cheapest: Tensor,       # (B, P) long: for which object
+    cost: Tensor,           # (B, g, P) of the next block
+    start: int,             # the number of its first object
+) -> None:                  # both are changed in place; of equals the first stays
     "A minimum along the objects, block by block."
     values, objects = cost.min(dim=1)
-    if so_far is None: return values, objects
-    better = values < so_far[0]
-    return torch.where(better, values, so_far[0]), torch.where(better, objects + start, so_far[1])
+    better = values < lowest
+    lowest.copy_(torch.where(better, values, lowest)); cheapest.copy_(torch.where(better, objects + start, cheapest))
 
 # %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #930a10c8
 class SimOTAAssigner(PairAssigner):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TaskAlignedAssigner', 'best_pairs', 'of_own_pair', 'TaskAlignedTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #a52779e1
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #f2635d8d
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
-from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_inside, digits, state_of,
-                                                            take_rows)
+from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_inside, digits, in_pieces,
+                                                            state_of, take_rows)
 from .atss import PairAssigner, best_claim, pairs_as_table
 from .sim_ota import ObjectBlocks, of_class
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #117d6255
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #52f4f43f
 class TaskAlignedAssigner(PairAssigner):
     "Each object takes the priors that are best at score and box together (TOOD, sec. 3.2)."
     last_rule, has_metrics, pairs_at_once = 'conflict', True, None          # the last is of `ObjectBlocks`
@@ -50,21 +50,20 @@ def match(self: TaskAlignedAssigner,
         counts = gt_valid[:, here, None] & takes_part[:, None]
         return dict(metric=torch.where(counts, scores ** alpha * overlaps ** beta, 0.), overlaps=overlaps, scores=scores)
     blocks = ObjectBlocks(tables, gt_valid, takes_part, self.pairs_at_once)
-    lists = [best_pairs(block['metric'], block['overlaps'], self.topk) for _, block in blocks]
-    values, index, quality = (torch.cat(parts, dim=1) for parts in zip(*lists))                                # (B, G, C)
+    best = lambda here: best_pairs(blocks[here], self.topk)
+    values, index, quality = in_pieces(best, blocks.places, dim=1)                                             # (B, G, C) each
     inside = depth_inside(take_rows(box_centers(priors), index), gt_bboxes[:, :, None]) > .01
     codes, own = best_claim(index, (values > 0) & inside, quality, priors.shape[1])                            # (B, P)
     numbers = dict(index=index, values=values, inside=inside, tables=lambda: tables(blocks.whole))
     return codes, own, of_own_pair(codes, index, values), numbers
 
 def best_pairs(
-    metric: Tensor,             # (B, g, P)
-    overlaps: Tensor,           # (B, g, P)
+    block: dict[str, Tensor],   # metric, overlaps: (B, g, P)
     topk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:     # (B, g, C) metrics, (B, g, C) long: priors, (B, g, C) overlaps
     "Each object's pairs with the largest metric."
-    values, index = metric.topk(min(topk, metric.shape[-1]), dim=-1)
-    return values, index, overlaps.gather(2, index)
+    values, index = block['metric'].topk(min(topk, block['metric'].shape[-1]), dim=-1)
+    return values, index, block['overlaps'].gather(2, index)
 
 def of_own_pair(
     codes: Tensor,              # (B, P) long: NEGATIVE or i + 1
