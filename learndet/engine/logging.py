@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOT_SMOOTHED', 'LogBuffer', 'json_safe', 'json_line', 'read_json_lines', 'LocalVisBackend', 'TensorboardVisBackend',
-           'WandbVisBackend', 'LogProcessor', 'duration', 'TqdmHandler', 'get_logger']
+           'WandbVisBackend', 'usual_backends', 'LogProcessor', 'duration', 'TqdmHandler', 'get_logger']
 
-# %% ../../nbs/05_engine/06_logging.ipynb #b91b60f5
-import datetime, json, logging, math, sys
+# %% ../../nbs/05_engine/06_logging.ipynb #427a4820
+import datetime, importlib.util, json, logging, math, sys
 from collections import deque
 from pathlib import Path
 import numpy as np
@@ -155,7 +155,7 @@ class LocalVisBackend:
         if self.file is not None: self.file.close()
         self.file = None
 
-# %% ../../nbs/05_engine/06_logging.ipynb #88ed97c7
+# %% ../../nbs/05_engine/06_logging.ipynb #9e0a7646
 class TensorboardVisBackend:
     "Writes the same record for TensorBoard, where that is installed."
     def __init__(self, save_dir):
@@ -183,6 +183,10 @@ class WandbVisBackend:
     def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
         self.run.log({name: self.wandb.Image(image)}, step=step)
     def close(self) -> None: self.run.finish()
+
+def usual_backends() -> list[type]:    # classes, called with the folder vis_data
+    "Where the records of a run go when its config does not say."
+    return [LocalVisBackend, *[TensorboardVisBackend] * (importlib.util.find_spec('tensorboard') is not None)]
 
 # %% ../../nbs/05_engine/06_logging.ipynb #68962c37
 NOT_SMOOTHED = ('lr', 'base_lr', 'momentum', 'loss_scale')     # settings, not measurements

@@ -288,7 +288,7 @@ class DefaultOptimWrapperConstructor:
                 group['params'].append((f'{prefix}.{name}' if prefix else name, p))
         return list(groups.values())
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #d278b5ca
+# %% ../../nbs/05_engine/02_optimizers.ipynb #5ce77d2e
 def build_optimizer(
     params: list,                # parameters, or groups of them
     cfg: dict,                   # dict(type='SGD', lr=.02, ...)
@@ -314,6 +314,8 @@ def build_optim_wrapper(
     if 'type' not in opt_cfg:
         raise ValueError(f"optim_wrapper.optimizer needs a type, as in dict(type='SGD', lr=.02); it has {list(opt_cfg)}")
     maker = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.pop('constructor', None) or DefaultOptimWrapperConstructor)
+    if 'optim_wrapper_cfg' in inspect.signature(maker).parameters:                  # one written for MMEngine makes it all
+        return maker(dict(cfg, optimizer=opt_cfg), rules)(model)
     wrapper = OPTIM_WRAPPERS.get(cfg.pop('type', OptimWrapper))
     groups = maker()(model, opt_cfg.get('lr'), opt_cfg.get('weight_decay'), rules)
     return call(wrapper, dict(optimizer=build_optimizer(groups, opt_cfg), **cfg), 'optim_wrapper')

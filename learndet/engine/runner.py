@@ -11,7 +11,7 @@ __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from
            'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg', 'setup_env', 'plain_cfg',
            'runner_args', 'settings_from_cfg']
 
-# %% ../../nbs/05_engine/09_runner.ipynb #20e7e76c
+# %% ../../nbs/05_engine/09_runner.ipynb #321fc9f1
 import bisect, difflib, functools, inspect, itertools, os, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,7 +35,7 @@ from .distributed import (DistributedModel, HeldUpdate, all_reduce_dict, barrier
                                          get_world_size, init_dist, is_main_process, preserved_rng, set_random_seed,
                                          set_rng_state, sync_random_seed, to_plain, unwrap_model)
 from .hooks import Hook, call_hooks, insert_hook
-from .logging import LocalVisBackend, LogBuffer, LogProcessor, get_logger, json_safe
+from .logging import LocalVisBackend, LogBuffer, LogProcessor, get_logger, json_safe, usual_backends
 from .optimizers import auto_scale_lr, build_optim_wrapper
 from .schedules import build_schedulers
 
@@ -849,7 +849,7 @@ def init_weights(
         if not weights_follow: raise
         print(f'the pretrained backbone was not loaded ({e}); load_from follows')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #53ee51f1
+# %% ../../nbs/05_engine/09_runner.ipynb #7ae142a9
 def loops_from_cfg(cfg: dict) -> dict:
     "The loops whose data the config has."
     loops = {}
@@ -876,9 +876,11 @@ def hook_from_cfg(cfg: dict | Hook | None, where: str) -> Hook | None:
     if cfg.get('priority') is not None: hook.priority = cfg['priority']
     return hook
 
-def backends_from_cfg(cfgs: list | None) -> list | None:
+def backends_from_cfg(
+    cfgs: list | None,     # dicts with a `type`; None or empty: the usual ones
+) -> list:
     "Functions from a folder to a writer."
-    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}) for c in cfgs] if cfgs else None
+    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}) for c in cfgs] if cfgs else usual_backends()
 
 def evaluator_from_cfg(
     cfg: Any,          # a metric, a list of them, or a ready evaluator

@@ -20,7 +20,7 @@ from ...core.patch import patch
 IGNORE = -1       # this prior takes no part in the loss
 NEGATIVE = 0      # this prior should find nothing; object i is i + 1
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #a2f00a67
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #d0f6d2de
 @dataclass
 class AssignResult:
     "For every prior of a batch (or of one image, then without B) what it should find."
@@ -33,6 +33,12 @@ class AssignResult:
     def __getitem__(self, b: int) -> 'AssignResult':
         "The answers of one image of a batch."
         return type(self)(*(t[b] if torch.is_tensor(t) else t for t in vars(self).values()))
+
+    def __repr__(self) -> str:
+        "Shapes; small whole numbers as they are, since a hundred thousand codes are no help on a screen."
+        show = lambda t: t.tolist() if torch.is_tensor(t) and t.numel() <= 4 and not t.is_floating_point() else getattr(t, 'shape', t)
+        text = ', '.join(f'{name}={tuple(s) if isinstance(s := show(t), torch.Size) else s}' for name, t in vars(self).items())
+        return f'AssignResult({text})'
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #67f29e5d
 def labels_of(
