@@ -45,13 +45,13 @@ def precision_recall(
     eps = np.finfo(np.float32).eps
     return tp / np.maximum(np.asarray(num_gts)[..., None], eps), tp / np.maximum(tp + fp, eps)
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #07d9da28
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #83abb411
 def average_precision(
     recalls: np.ndarray,         # (D,) or (S, D) for S curves at once; never falling
     precisions: np.ndarray,      # the same shape
     mode: str = 'area',          # or '11points' (VOC 2007), '101points' (COCO)
 ) -> float | np.ndarray:         # in [0, 1]; (S,) for S curves
-    "The area below the stairs of a precision-recall curve, exact or sampled (EVAL-6)."
+    "The area below the stairs of a precision-recall curve, exact or sampled (EVAL-6) (PASCAL VOC: area since 2010, 11points before)."
     recalls, precisions = np.asarray(recalls, np.float64), np.asarray(precisions, np.float64)
     if recalls.shape != precisions.shape: raise ValueError(f'recalls are {recalls.shape}, precisions {precisions.shape}')
     if recalls.ndim == 1: return float(average_precision(recalls[None], precisions[None], mode)[0])

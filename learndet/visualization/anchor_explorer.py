@@ -70,7 +70,7 @@ class AnchorExplorer(BoxCanvas):
         dots = style('one dot a cell; hover to see its anchors', '#000000', kind='dot', shape='small', alpha=.6)
         super().__init__(img, gts=gts, controls=controls, title='Anchors', noun='anchor', score_name='IoU with an object', styles=[dots])
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #22ebd975
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #56097094
 @patch
 def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L × (A, 4) base anchors, L strides
     "Base anchors and strides of the controls."
@@ -130,9 +130,9 @@ def cell_starts(self: AnchorExplorer) -> list[int]:     # L numbers
 
 @patch
 def prior_of(self: AnchorExplorer,
-    level: int,
-    cell: tuple[int, int] = None,           # (row, column); the one in the middle when None
-) -> int:                                   # the number of its first anchor
+    level: int,                      # 0 the finest
+    cell: tuple[int, int] = None,    # (row, column); the one in the middle when None
+) -> int:                            # the number of its first anchor
     "Where a cell's anchors begin in the list of all priors."
     (h, w), A = self.grid[level], len(self.base[level])
     row, column = middle_cell((h, w), self.shape, self.strides[level]) if cell is None else cell

@@ -93,7 +93,7 @@ def odd_priors(
     ambiguous[positive] = rest >= (mine[:, 0].clamp(min=1e-6) if pos_iou_thr is None else pos_iou_thr)
     return forced, ambiguous
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6574c1b5
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #e77f5a41
 SIDES = [style('negative', '#888888', kind='dot', shape='small', alpha=.5), style('ignored', '#555555', kind='dot', shape='x'),
          style('positive'), style('forced', dash=(5, 3), width=2, shape='ring')]
 DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'),
@@ -136,7 +136,9 @@ class AssignmentInspector(BoxCanvas):
                          title=' and '.join(type(a).__name__ for a in self.first), noun='prior', label_noun='for object',
                          score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
 
-    def all_handles(self, rules: list[str]) -> list[dict]:
+    def all_handles(self,
+        rules: list[str],    # of the assigners, in order
+    ) -> list[dict]:
         "Controls: the arguments of each assigner, which of two to show, and the rule to stop after."
         skip = ('gpu',) if self.inputs.get('gt_bboxes_ignore') is not None else ('gpu', 'ignore')
         controls = [c for a, mark in zip(self.first, self.marks) for c in handles(a, mark and f'{mark}.', skip)]
@@ -144,7 +146,9 @@ class AssignmentInspector(BoxCanvas):
         if len(self.first) == 2: controls.append(control('view', views[0], options=views, label='show'))
         return controls + [control('step', len(rules) - 1, 0, len(rules) - 1, 1, words=rules, label='after rule')]
 
-    def story(self, rules: list[str]) -> list[tuple]:
+    def story(self,
+        rules: list[str],    # of the assigners, in order
+    ) -> list[tuple]:
         "Scenes: the answer, the difference of two, then rule by rule."
         two, last = len(self.first) == 2, len(rules) - 1
         beside = dict(view='side by side') if two else {}
@@ -152,11 +156,11 @@ class AssignmentInspector(BoxCanvas):
         if two: scenes.append(('where A and B differ', dict(params=dict(step=last, view='difference'))))
         return scenes + [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6d64c547
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #05f35476
 @patch
 def ask(self: AssignmentInspector,
-    assigner: Any,
-) -> Any:               # its trace
+    assigner: Any,    # with `trace`
+) -> Any:             # its trace
     "What an assigner does with this image."
     return assigner.trace(self.priors, self.objects, **inputs_of(assigner, self.inputs))
 
@@ -210,7 +214,7 @@ def difference(self: AssignmentInspector,
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
     return dict(styles=DIFFERENCE, panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #52724f78
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #63e154d5
 @patch
 def tell(self: AssignmentInspector) -> list[dict]:
     "All panels."
@@ -223,7 +227,9 @@ def tell(self: AssignmentInspector) -> list[dict]:
     return panels + [self.rule_table(name, t) for name, t in zip(names, self.traces)] + [self.object_table()]
 
 @patch
-def rule_table(self: AssignmentInspector, name: str, trace: Any) -> dict:
+def rule_table(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+) -> dict:
     "The counts after every rule; a click replays it."
     rows = [[rule, *(int(mask.sum()) for mask in (c == IGNORE, c == NEGATIVE, c > 0))] for rule, c in trace.steps.items()]
     return dict(title=f'{name}Rules', columns=['rule', 'ignored', 'negative', 'positive'], rows=rows, clickable=True,
@@ -257,7 +263,9 @@ def why_card(self: AssignmentInspector,
     return '\n'.join(lines)
 
 @patch
-def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
+def object_card(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+) -> list[dict]:
     "Words about the picked object, and its positives level by level."
     counts = count_positives(trace.gt_inds.cpu(), len(self.objects), self.parts)[self.selected_gt].tolist()
     said = dict(title=f'{name}Object {self.gt_names[self.selected_gt]}', text=trace.why_object(self.selected_gt))
@@ -266,7 +274,10 @@ def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
     return [said, picture] if len(counts) > 1 else [said]
 
 @patch
-def warn(self: AssignmentInspector, name: str, trace: Any, odd: tuple) -> list[str]:
+def warn(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+    odd: tuple,               # what `odd_priors` found
+) -> list[str]:
     "Orphans, forced and ambiguous priors, in a line each."
     orphans = trace.orphans
     lines = [f'{name}{trace.why_object(i)}' for i in orphans[:3]]

@@ -63,7 +63,7 @@ def show_losses(
     ax.set_title(', '.join(f'{k} {float(loss(pred, target)):.2f}' for k, loss in LOSSES.items()) + f'; arrows: {name}', fontsize=9)
     return ax
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #55ffd1e0
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #966c19c1
 def descend(
     loss: Callable,         # of (N, 4) and (N, 4), reduced to a number
     pred: Tensor,           # (1, 4) xyxy, pixels
@@ -79,11 +79,11 @@ def descend(
     return torch.cat(path)
 
 def loss_profile(
-    losses: dict[str, Callable],
-    pred: Tensor,           # (1, 4) xyxy, pixels
-    target: Tensor,         # (1, 4) xyxy, pixels
-    shifts: Tensor,         # (M,) pixels
-) -> dict[str, list[float]]:    # name -> M values
+    losses: dict[str, Callable],    # name -> (pred, target) -> numbers
+    pred: Tensor,                   # (1, 4) xyxy, pixels
+    target: Tensor,                 # (1, 4) xyxy, pixels
+    shifts: Tensor,                 # (M,) pixels
+) -> dict[str, list[float]]:        # name -> M values
     "Every loss while the prediction slides along x."
     return {name: [float(loss(pred + s * torch.tensor([1., 0, 1, 0]), target)) for s in shifts] for name, loss in losses.items()}
 

@@ -23,14 +23,14 @@ from ..engine.distributed import is_main_process, unwrap_model
 from ..engine.hooks import Hook
 from .box_canvas import BoxCanvas, draw_panel, panel_text
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #801a3922
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #915e7aba
 class LateReader:
     "Scalars that are read in bulk, one tick late on a GPU, so that nobody waits for them."
     def __init__(self): self.waiting, self.sent = [], None
 
     def add(self,
-        step: int,
-        values: dict[str, Any],         # name -> 0-d tensor or number
+        step: int,                 # its number
+        values: dict[str, Any],    # name -> 0-d tensor or number
     ) -> None:
         "Keep the values of a step, unread."
         self.waiting += [(step, k, v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()]
@@ -160,15 +160,21 @@ class TrainingMonitor(Hook):
         self.detach()
         for _ in range(2): self.tick(runner, wait=True)     # what was sent, and what was still waiting
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #26437032
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #6292b852
 @patch
-def saw(self: TrainingMonitor, step: int, stage: int, positives: Tensor, orphans: Tensor, objects: Tensor) -> None:
+def saw(self: TrainingMonitor,
+    step: int, stage: int,                                  # of the training, of the cascade
+    positives: Tensor, orphans: Tensor, objects: Tensor,    # (L,) by level, 0-d, 0-d; on their device
+) -> None:
     "An assigner answered."
     if stage: return self.reader.add(step, {f'positives of stage {stage}': positives.sum()})
     self.reader.add(step, {f'positives of level {n}': v for n, v in enumerate(positives)} | {'objects without a positive': orphans / objects.clamp(min=1)})
 
 @patch
-def measure(self: TrainingMonitor, runner: Any, optimizer: Any) -> None:
+def measure(self: TrainingMonitor,
+    runner: Any,
+    optimizer: Any,    # torch's, about to step
+) -> None:
     "Just before a step: the norm of the gradient, if this step is measured."
     if not self.due: return
     norm, grads = getattr(runner.optim_wrapper, 'grad_norm', None), [p.grad for g in optimizer.param_groups for p in g['params'] if p.grad is not None]
@@ -176,7 +182,10 @@ def measure(self: TrainingMonitor, runner: Any, optimizer: Any) -> None:
     if norm is not None: self.reader.add(runner.iter, {'gradient norm': norm})
 
 @patch
-def tick(self: TrainingMonitor, runner: Any, wait: bool = False) -> None:
+def tick(self: TrainingMonitor,
+    runner: Any,
+    wait: bool = False,    # until everything has arrived
+) -> None:
     "Take what has arrived, send what is waiting, draw."
     self.reader.send()
     for step, name, value in self.reader.read(wait): self.history.setdefault(name, deque(maxlen=self.keep)).append((step, value))
@@ -192,9 +201,9 @@ def detach(self: TrainingMonitor) -> None:
     self.undo = self.handle = None
 
 def thinned(
-    points: Any,                # (step, value) pairs
-    most: int = 150,
-) -> tuple[list, list]:         # x and y of at most so many of them, evenly chosen, the last among them
+    points: Any,           # (step, value) pairs
+    most: int = 150,       # points
+) -> tuple[list, list]:    # x and y of at most so many of them, evenly chosen, the last among them
     "A curve that is light enough to be sent."
     points = list(points)
     index = range(len(points)) if len(points) <= most else [round(k * (len(points) - 1) / (most - 1)) for k in range(most)]

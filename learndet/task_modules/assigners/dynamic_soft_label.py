@@ -87,8 +87,11 @@ def middle(self: DynamicSoftLabelAssigner,
     centers, there = center_of_mass(gt_masks)
     return torch.where(there[..., None], centers, box_centers(gt_bboxes))
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #b80be84d
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #fcb1cc8d
 @patch
-def explain(self: DynamicSoftLabelAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain(self: DynamicSoftLabelAssigner,
+    numbers: dict[str, Tensor],    # what `match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
     return explain_dynamic_k(numbers, num_priors)
