@@ -6,9 +6,9 @@
 __all__ = ['LESS_KEYS', 'GREATER_KEYS', 'NO_CLASSES_OF_DATASET', 'RuntimeInfoHook', 'IterTimerHook', 'ParamSchedulerHook',
            'DistSamplerSeedHook', 'set_epoch', 'SetEpochInfoHook', 'LoggerHook', 'ProgressBarHook', 'metric_rule',
            'CheckpointHook', 'write_last_checkpoint', 'EMAHook', 'EarlyStoppingHook', 'check_num_classes',
-           'NumClassCheckHook', 'PipelineSwitchHook', 'set_pipeline', 'restart_workers', 'MemoryProfilerHook',
-           'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook', 'class_names',
-           'write_picture']
+           'NumClassCheckHook', 'SyncNormHook', 'sync_norms', 'PipelineSwitchHook', 'set_pipeline', 'restart_workers',
+           'MemoryProfilerHook', 'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook',
+           'class_names', 'write_picture']
 
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #819190be
 import math, os, time
@@ -389,6 +389,20 @@ class NumClassCheckHook(Hook):
     "Compares the class counts of all heads with the classes of the dataset before an epoch starts."
     def before_train_epoch(self, runner): check_num_classes(runner.model, getattr(runner.train_dataloader, 'dataset', None))
     def before_val_epoch(self, runner): check_num_classes(runner.model, getattr(runner.val_dataloader, 'dataset', None))
+
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #be19f9e4
+class SyncNormHook(Hook):
+    "Averages the running statistics of norms over the processes before a validation uses them."
+    priority = 'LOW'           # after an average of the weights has taken its place
+    def before_val_epoch(self, runner): sync_norms(unwrap_model(runner.model))
+
+def sync_norms(
+    model: nn.Module,      # changed in place
+) -> None:
+    "Give every process the mean of all processes' running means and variances."
+    if get_world_size() == 1: return
+    stats = {name: b for name, b in model.named_buffers() if name.endswith(('running_mean', 'running_var'))}
+    for name, mean in all_reduce_dict(stats, 'mean').items(): stats[name].copy_(mean)
 
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #68725294
 class PipelineSwitchHook(Hook):
