@@ -5,7 +5,7 @@
 DIR holds the folder `bccd`. Each contender gets one process with the same number of threads, at the same time, from
 random weights, and anneals its learning rate over the minutes it has, so that neither is cut off in the middle. Minutes
 are processor time, reading pictures included, so that other work on the machine takes nothing from either. Both are
-judged on the test split by the same COCO metric. The result is printed and kept under benchmarks/results/.
+judged on the test split by the same COCO metric. The result is printed and, after every seed, kept under benchmarks/results/.
 torchvision's side is the usual recipe: ResNet-18, FPN of 96 channels from stride 8, 240 x 320, batch 8, AdamW with a
 cosine, flips, and bfloat16 autocast where the processor has instructions for it (elsewhere it would only be slower).
 Ours is learndet/configs/bccd/retinanet_r18-slim_bccd.py as it stands: a slimmer network, batch 4, an average of the weights.
@@ -129,6 +129,12 @@ def mean_of(results, name, key):
     return sum(values) / len(values)
 
 
+def keep(results, out):
+    "Write what is known so far."
+    machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, bf16 {has_bf16()}'
+    Path(out).write_text(json.dumps(dict(machine=machine, torch=torch.__version__, results=results), indent=1) + '\n')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=12, help='of processor time, for each contender')
@@ -146,10 +152,9 @@ def main():
         for process in running:
             results.append(json.loads(process.communicate()[0].strip().splitlines()[-1]))
             print({k: v for k, v in results[-1].items() if not k.endswith(('_s', '_m', '_l')) and 'AR' not in k}, flush=True)
+        keep(results, args.out)
     for name in ('ours', 'torchvision'):
         print(name, *(f'{k} {mean_of(results, name, f"coco/bbox_{k}"):.3f}' for k in ('mAP', 'mAP_50')), f'over {len(args.seeds)} seed(s)')
-    Path(args.out).write_text(json.dumps(dict(machine=f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, bf16 {has_bf16()}',
-                                              torch=torch.__version__, results=results), indent=1) + '\n')
 
 
 if __name__ == '__main__': main()

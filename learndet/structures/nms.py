@@ -143,18 +143,18 @@ def batch_nms(
     found, missing = keep.gather(1, best), (0, max_num - best.shape[1])
     return F.pad(best.masked_fill(~found, 0), missing), F.pad(found, missing)
 
-# %% ../../nbs/01_structures/02_nms.ipynb #6061ebb9
+# %% ../../nbs/01_structures/02_nms.ipynb #62f4b99d
 def soft_nms_steps(
     bboxes: Tensor,             # (N, 4) xyxy, pixels
     scores: Tensor,             # (N,) higher is better, positive
-    iou_threshold: float = .3,  # 'linear' and 'naive' leave boxes alone up to this IoU
+    iou_threshold: float = .3,  # 'linear' and 'naive' leave boxes alone below this IoU
     sigma: float = .5,          # how gentle 'gaussian' is
     min_score: float = 1e-3,    # boxes whose score falls below it go
-    method: str = 'linear',     # 'linear', 'gaussian', or 'naive', which is `nms`
+    method: str = 'linear',     # 'linear', 'gaussian', or 'naive', which is `nms` but for boxes exactly at the threshold
 ) -> Iterator[tuple[int, Tensor]]:      # the box taken, and all scores (N,) after it has lowered those not yet taken
     "Suppression that lowers scores, box by box (arXiv:1704.04503, eq. 3 and 4)."
-    decay = dict(naive=lambda iou: (iou <= iou_threshold).to(iou), gaussian=lambda iou: torch.exp(-iou ** 2 / sigma),
-                 linear=lambda iou: torch.where(iou > iou_threshold, 1 - iou, torch.ones_like(iou)))
+    decay = dict(naive=lambda iou: (iou < iou_threshold).to(iou), gaussian=lambda iou: torch.exp(-iou ** 2 / sigma),
+                 linear=lambda iou: torch.where(iou >= iou_threshold, 1 - iou, torch.ones_like(iou)))
     if method not in decay: raise ValueError(f"method is 'linear', 'gaussian' or 'naive', got {method!r}")
     scores, taken = scores.detach().clone(), torch.zeros_like(scores, dtype=torch.bool)
     for _ in range(len(scores)):
@@ -250,11 +250,11 @@ class NMS:
         keep = batched_nms(bboxes, scores, torch.zeros_like(idxs) if self.class_agnostic else idxs, self.iou_threshold)
         return keep, scores[keep]
 
-# %% ../../nbs/01_structures/02_nms.ipynb #e37d24fe
+# %% ../../nbs/01_structures/02_nms.ipynb #97a1acd8
 @dataclass
 class SoftNMS:
     "Soft suppression inside each class."
-    iou_threshold: float = .3       # 'linear' and 'naive' leave boxes alone up to this IoU
+    iou_threshold: float = .3       # 'linear' and 'naive' leave boxes alone below this IoU
     sigma: float = .5               # how gentle 'gaussian' is
     min_score: float = 1e-3         # boxes whose score falls below it go
     method: str = 'linear'          # 'linear', 'gaussian' or 'naive'

@@ -212,7 +212,7 @@ def pairs(self: NMSExplorer) -> list[tuple[int, int, int]]:         # step, who 
     "Everybody who took score from somebody."
     return [(s, int(self.by[s, i]), int(self.rows[i])) for s, i in (self.by >= 0).nonzero().tolist()]
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #5ee9d7a1
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #e97f6b1c
 @patch
 def tell_step(self: NMSExplorer,
     step: int,    # 0..steps
@@ -254,7 +254,7 @@ def why(self: NMSExplorer,
     row = (self.rows == box).nonzero()[0, 0]
     for s, a in hits:
         iou, (before, after) = float(bbox_overlaps(self.detections[a:a + 1], self.detections[box:box + 1])), self.trace.scores[s:s + 2, row].tolist()
-        over = f' > {p["iou_threshold"]:g}' if p['rule'] in ('greedy', 'soft, linear') else ''
+        over = {'greedy': f' > {p["iou_threshold"]:g}', 'soft, linear': f' >= {p["iou_threshold"]:g}'}.get(p['rule'], '')
         lines.append(f'step {s + 1}, box {a}: IoU {digits(iou, p["iou_threshold"])}{over}, score {before:.3f} -> {after:.3f}')
     if not hits:
         rivals = [k for k in self.rows.tolist() if k != box and self.scores[k] > self.scores[box] and (self.labels[k] == self.labels[box] or p['class_agnostic'])]

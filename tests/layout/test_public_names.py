@@ -21,7 +21,7 @@ ONE_MEANING = dict(
     loss_weight='task_modules.losses.reduction WeightedLoss.__init__', seed='data.base_dataset BaseDetDataset.get_sample',
     batch_idx='engine.runner TrainLoop.run_iter', checkpoint='engine.hooks call_hooks', metrics='engine.hooks call_hooks',
     data_batch='engine.hooks call_hooks', outputs='engine.hooks call_hooks', runner='engine.hooks call_hooks')
-TORCH = set('in_channels out_channels kernel_size stride padding dilation groups bias padding_mode'.split())        # of nn.Conv2d
+TORCH = set('in_channels out_channels kernel_size stride padding dilation groups bias padding_mode in_features out_features'.split())    # its layers'
 FAMILIES = {'Reader': ('eval_', 'run_')}       # methods that `evaluate` and `run` find by the kind of a node: one for each piece of syntax
 STATE = ('state_dict', 'load_state_dict')      # the pair that torch describes
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from learndet.models.dense_heads.rpn_head import Proposals
-from learndet.models.roi_heads.bbox_head import BBoxHead, Shared2FCBBoxHead
+from learndet.models.roi_heads.bbox_head import BBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 from learndet.models.roi_heads.cascade_roi_head import CascadeRoIHead, as_proposals
 from learndet.models.roi_heads.mask_head import FCNMaskHead, batch_mask_targets, stack_masks
 from learndet.models.roi_heads.roi_align import RoIAlign
@@ -14,6 +14,7 @@ from learndet.structures.ground_truth import pad_ground_truth
 from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.structures.masks import BitmapMasks, mask_target
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
+from learndet.task_modules.samplers.hard_examples import OHEMSampler
 from learndet.task_modules.samplers.sampling import RandomSampler
 from tests.laws.test_sync_free import NoSync
 
@@ -53,10 +54,10 @@ def standard(sampler=None):
     return StandardRoIHead(extractor(7), box_head(), extractor(14), mask_head(), sampler=sampler or RandomSampler(1000, .5))
 
 
-def cascade():
+def cascade(sampler=None):
     torch.manual_seed(0)
     return CascadeRoIHead(3, [1, .5, .25], extractor(7), [box_head(reg_class_agnostic=True) for _ in range(3)], extractor(14), mask_head(),
-                          sampler=RandomSampler(1000, .5))
+                          sampler=sampler or RandomSampler(1000, .5))
 
 
 HEADS = pytest.mark.parametrize('make', [standard, cascade], ids=['standard', 'cascade'])
@@ -88,6 +89,39 @@ def test_padding_does_not_matter(make):
         assert len(a) == len(b) > 0 and torch.allclose(a.scores, b.scores, atol=1e-5) and torch.equal(a.masks, b.masks)
     one, other = (head.loss(feats, p, samples) for p in (proposals, more))
     for name in one: assert one[name].item() == pytest.approx(other[name].item(), rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize('stages', [1, 3])
+def test_batch_norm_learns_from_regions_that_count(stages):
+    "Padding, and background before a mask head, are in no statistic: as in MMDetection, whose lists hold nothing else."
+    bn = dict(norm_cfg=dict(type='BN'))
+    def head(places):
+        torch.manual_seed(0)
+        boxes = [Shared4Conv1FCBBoxHead(num_classes=K, in_channels=8, conv_out_channels=8, fc_out_channels=16, reg_class_agnostic=True, **bn) for _ in range(stages)]
+        rest = extractor(14), mask_head(**bn)
+        if stages == 1: return StandardRoIHead(extractor(7), boxes[0], *rest, sampler=RandomSampler(1000, places))
+        return CascadeRoIHead(stages, [1, .5, .25], extractor(7), boxes, *rest, sampler=RandomSampler(1000, places))
+    feats, proposals, samples = batch()
+    more = Proposals(*(torch.cat([t, torch.zeros_like(t)], 1) for t in (proposals.bboxes, proposals.scores, proposals.valid)))
+    few, many = head(.02), head(.9)                             # 20 places for positives, or all
+    one, other = few.loss(feats, proposals, samples), many.loss(feats, more, samples)
+    for name in one: assert one[name].item() == pytest.approx(other[name].item(), rel=1e-4, abs=1e-6), name
+    for (name, a), b in zip(few.named_buffers(), many.buffers()): assert torch.allclose(a.float(), b.float(), atol=1e-5), name
+
+
+@pytest.mark.parametrize('make', [standard, cascade], ids=['standard', 'cascade'])
+def test_hard_regions_are_asked_for(make):
+    "A sampler of hard regions gets their losses: two places for positives go to the two the head is most wrong about."
+    feats, proposals, samples = batch(counts=(3, 3))
+    head, gt = make(OHEMSampler(8, .25)), pad_ground_truth(samples)
+    assert all(torch.isfinite(v) for v in head.loss(feats, proposals, samples).values())
+    if make is cascade: return
+    chosen, everybody = (sample_regions(proposals, gt, head.assigner, sampler, K, lambda *regions: head.region_losses(feats, *regions))
+                         for sampler in (head.sampler, RandomSampler(1000, 1.)))
+    losses = head.region_losses(feats, everybody.bboxes, everybody.labels)
+    for b in range(2):
+        worst = losses[b].masked_fill(~everybody.positive[b], -1).topk(2).indices
+        assert sorted(chosen.bboxes[b, :2].tolist()) == sorted(everybody.bboxes[b, worst].tolist())
 
 
 @HEADS

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['per_stage', 'CascadeRoIHead', 'as_proposals', 'image_sizes']
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #a707614e
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #e87288fe
 import copy
+from functools import partial
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
 from ..dense_heads.rpn_head import Proposals
 from ..layers.init import BaseModule
-from .standard_roi_head import (SampledRegions, box_losses, detections_of_regions, detections_to_rois,
+from .standard_roi_head import (SampledRegions, answers, box_losses, class_losses, detections_of_regions, detections_to_rois,
                                                          draw_masks, mask_losses, regions_to_rois, sample_regions)
 from ...structures.ground_truth import pad_ground_truth
 from ...structures.instance_data import DetDataSample, InstanceData
@@ -71,7 +72,7 @@ class CascadeRoIHead(BaseModule):
     @property
     def num_classes(self) -> int: return self.bbox_head[-1].num_classes
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #09746521
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #0246334a
 @patch
 def bbox_loss(
     self: CascadeRoIHead,
@@ -81,9 +82,21 @@ def bbox_loss(
 ) -> dict:                         # cls_score, bbox_pred, bbox_feats, loss_bbox: the loss terms by name
     "What the box head of one stage says about sampled regions, and its loss."
     bbox_feats = self.bbox_roi_extractor[stage](feats, regions_to_rois(sampled.bboxes))
-    cls_score, bbox_pred = self.bbox_head[stage](bbox_feats)
+    cls_score, bbox_pred = answers(self.bbox_head[stage], bbox_feats, sampled.valid.flatten())
     return dict(cls_score=cls_score, bbox_pred=bbox_pred, bbox_feats=bbox_feats,
                 loss_bbox=box_losses(self.bbox_head[stage], cls_score, bbox_pred, sampled, self.pos_weight))
+
+@patch
+def region_losses(
+    self: CascadeRoIHead,
+    stage: int,                    # 0 to T - 1
+    feats: tuple[Tensor, ...],     # maps (B, C, H, W), finest first
+    regions: Tensor,               # (B, m, 4) xyxy, pixels of the network's input
+    labels: Tensor,                # (B, m) long, K for background
+) -> Tensor:                       # (B, m)
+    "One stage's classification loss of regions that have not been sampled yet, for samplers of hard ones."
+    cls_score, _ = self.bbox_head[stage](self.bbox_roi_extractor[stage](feats, regions_to_rois(regions)))
+    return class_losses(self.bbox_head[stage], cls_score, labels)
 
 @patch
 def mask_loss(
@@ -94,8 +107,8 @@ def mask_loss(
     batch_data_samples: list[DetDataSample],     # B, with `gt_instances.masks`
 ) -> dict:                                       # mask_preds (B·P, K, s, s), loss_mask: the loss terms by name
     "What the mask head of one stage draws in the regions that may be positive, and its loss."
-    rois = regions_to_rois(sampled.bboxes[:, :sampled.max_pos])
-    mask_preds = self.mask_head[stage](self.mask_roi_extractor[stage](feats, rois))
+    rois, positive = regions_to_rois(sampled.bboxes[:, :sampled.max_pos]), sampled.positive[:, :sampled.max_pos].flatten()
+    mask_preds = answers(self.mask_head[stage], self.mask_roi_extractor[stage](feats, rois), positive)
     return dict(mask_preds=mask_preds, loss_mask=mask_losses(self.mask_head[stage], mask_preds, sampled, batch_data_samples, self.mask_size))
 
 def as_proposals(
@@ -124,7 +137,8 @@ def loss(
     gt, losses = pad_ground_truth(batch_data_samples).to(feats[0].device), {}
     sizes = image_sizes(batch_data_samples, feats[0].device)
     for t, weight in enumerate(self.stage_loss_weights):
-        with torch.no_grad(): sampled = sample_regions(proposals, gt, self.assigner[t], self.sampler[t], self.num_classes)
+        hard = partial(self.region_losses, t, feats)
+        with torch.no_grad(): sampled = sample_regions(proposals, gt, self.assigner[t], self.sampler[t], self.num_classes, hard)
         results = self.bbox_loss(t, feats, sampled)
         terms = results['loss_bbox']
         if self.mask_head is not None: terms = {**terms, **self.mask_loss(t, feats, sampled, batch_data_samples)['loss_mask']}

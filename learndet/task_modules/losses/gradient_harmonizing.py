@@ -44,9 +44,11 @@ def harmonizing_weights(
     share = torch.where(counts > 0, total / density.clamp(min=1e-12), 0.) / used              # (M,)
     return F.pad(share, (0, 1))[bins] * valid
 
-# %% ../../../nbs/03_task_modules/04_losses/07_gradient_harmonizing.ipynb #d06bc5da
+# %% ../../../nbs/03_task_modules/04_losses/07_gradient_harmonizing.ipynb #9630d00e
 class GradientHarmonizing(WeightedLoss):
     "What both losses share: edges, and a memory of how full the bins were."
+    by_level = True         # a dense head hands over one level of the pyramid after the other, and the memory sees each
+
     def __init__(self,
         bins: int,           # of gradient sizes
         momentum: float,     # of the counts, 0: this batch's alone

@@ -1,0 +1,66 @@
+"""What the golden runs of MMDetection 3.3 and ours share: the changed config, and the inputs."""
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(os.environ.get('LEARNDET_PARITY') or Path(__file__).parents[3] / 'shared' / 'parity')
+EVERYTHING = 1_000_000       # candidates sampled: all there are
+
+
+def prepared(value):
+    "A model config with nothing left to chance: no threshold, every candidate sampled, no download, BN for SyncBN."
+    if isinstance(value, (list, tuple)): return type(value)(map(prepared, value))
+    if not isinstance(value, dict): return 'BN' if value in ('SyncBN', 'MMSyncBN') else value
+    value = {k: prepared(v) for k, v in value.items() if not (k == 'init_cfg' and isinstance(v, dict) and v.get('type') == 'Pretrained')}
+    for key in ('score_thr', 'conf_thr'):
+        if key in value: value[key] = 0.
+    if 'pos_fraction' in value and 'num' in value: value['num'] = EVERYTHING
+    return value
+
+
+def fewer_regions(model, regions):
+    "The prepared config of a two-stage detector whose RPN hands over no more than `regions` boxes, so that slow second stages stay quick."
+    for place in (model['train_cfg'].get('rpn_proposal'), model['test_cfg'].get('rpn')):
+        if place is not None: place['max_per_img'] = regions
+    return model
+
+
+def model_config(config, row):
+    "A whole config's model as a golden row wants it."
+    model = prepared(config['model'].to_dict())
+    if config.get('data_preprocessor'): model.setdefault('data_preprocessor', prepared(config['data_preprocessor'].to_dict()))
+    if 'sampled' in row: model['train_cfg']['rcnn']['sampler']['num'] = row['sampled']          # for samplers that leave nothing to chance
+    return fewer_regions(model, row['regions']) if 'regions' in row else model
+
+
+def inputs_module(folder=FOLDER):
+    "inputs.py of the facts folder."
+    spec = importlib.util.spec_from_file_location('parity_inputs', folder / 'inputs.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def proposals(row, i, gt_bboxes):
+    "Boxes and scores for the i-th picture of a row: random ones, and each object's box moved a little."
+    H, W = row['size']
+    r = np.random.RandomState(1000 + 2 * row['batch_seed'] + i)
+    n = row['proposals']
+    xy, wh = r.uniform(0, .7, (n, 2)), r.uniform(.1, .6, (n, 2))
+    boxes = np.concatenate([xy, np.minimum(xy + wh, 1)], 1) * [W, H, W, H]
+    near = gt_bboxes.numpy().repeat(3, 0)
+    boxes = np.concatenate([boxes, near + r.uniform(-6, 6, near.shape)])
+    return dict(bboxes=torch.from_numpy(boxes.astype('float32')), scores=torch.from_numpy(r.uniform(0, 1, len(boxes)).astype('float32')))
+
+
+def few_positives(model, most=64):
+    "The second stages keep places for `most` positive regions an image, not for all of them: only those get a mask, so a run takes seconds."
+    for module in model.modules():
+        samplers = getattr(module, 'sampler', None)
+        if not hasattr(module, 'mask_head') or samplers is None: continue
+        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]:
+            if sampler.num == EVERYTHING: sampler.pos_fraction = most / sampler.num
+    return model
