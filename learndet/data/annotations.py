@@ -44,12 +44,16 @@ class Finding:
         words = dict(expected=self.expected, done=self.done, fix=self.fix)
         return '\n'.join(lines + [f'  {key}: {word}' for key, word in words.items() if word])
 
-# %% ../../nbs/02_data/02_annotations.ipynb #7684312f
+# %% ../../nbs/02_data/02_annotations.ipynb #af3fae6d
 KEPT, FIXED, DROPPED = 0, 1, 2      # what became of an annotation; the higher number stays
 
 class DatasetError(ValueError):
     "A dataset that must not be trained on; `report` says all that is wrong with it."
-    def __init__(self, message: str, report: 'Report' = None): super().__init__(message); self.report = report
+    def __init__(self,
+        message: str,               # what is wrong, where, and what to do
+        report: 'Report' = None,    # all that was found, where a dataset was checked
+    ):
+        super().__init__(message); self.report = report
 
 class Report:
     "What a reader found, fixed and dropped, so that every annotation of the file is accounted for."

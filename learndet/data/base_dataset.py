@@ -129,8 +129,11 @@ def image_shape(
         w, h = img.size
         return (w, h) if img.getexif().get(274, 1) >= 5 else (h, w)
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #ef51f0af
-def places(table: AnnotationTable, images: Sequence[int]) -> list[str]:
+# %% ../../nbs/02_data/03_base_dataset.ipynb #f5339239
+def places(
+    table: AnnotationTable,
+    images: Sequence[int],    # positions in the table
+) -> list[str]:
     "File name and id of some images, for a message."
     return [f'{table.file_names[i]} (image id {table.img_ids[i]})' for i in images]
 

@@ -126,7 +126,7 @@ class ClassAwareSampler(EpochSampler):
         turns = (c for c in cycle_shuffled(list(images), rng) for _ in range(self.num_sample_class))
         return np.array([next(images[c]) for c in itertools.islice(turns, len(self.dataset))])
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #1ad89d29
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #71a9101f
 class BatchSampler:
     "This process's samples in lists of `batch_size`; `skip(n)` goes on in the middle of an epoch."
     def __init__(self,
@@ -137,7 +137,10 @@ class BatchSampler:
         if batch_size < 1: raise ValueError(f'batch_size is at least 1, got {batch_size}')
         self.sampler, self.batch_size, self.drop_last, self._skip = sampler, batch_size, drop_last, 0
 
-    def set_epoch(self, epoch: int): self.sampler.set_epoch(epoch)
+    def set_epoch(self,
+        epoch: int,    # counted from 0; the sampler's order depends on it
+    ):
+        self.sampler.set_epoch(epoch)
     def skip(self, n: int): self._skip = n              # the next iteration, and only it, leaves out its first n batches
 
     def batches(self) -> Iterator[list[Index]]:
@@ -191,7 +194,7 @@ def pseudo_collate(
     "A list of dicts becomes a dict of lists."
     return {k: [s[k] for s in samples] for k in samples[0]}
 
-# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #439b1083
+# %% ../../nbs/02_data/08_samplers_and_loaders.ipynb #2ef8868a
 def init_worker(
     worker_id: int,                 # 0..num_workers-1
     board: Tensor | None = None,    # (num_workers,) int, shared: the sample that each worker has in hand
@@ -210,7 +213,9 @@ class DetDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict]: return self.named(super().__iter__())
 
-    def named(self, batches: Iterator[dict]) -> Iterator[dict]:
+    def named(self,
+        batches: Iterator[dict],    # torch's own iterator
+    ) -> Iterator[dict]:
         "The batches; the error of a dead worker gets the name of its picture."
         while True:
             try: batch = next(batches)
@@ -220,7 +225,9 @@ class DetDataLoader(DataLoader):
                 raise RuntimeError(f'{e}\n{self.in_hand(batches)}') from e
             yield batch
 
-    def in_hand(self, batches: Iterator[dict]) -> str:
+    def in_hand(self,
+        batches: Iterator[dict],    # torch's own iterator, which knows its workers
+    ) -> str:
         "Whose picture it was, and what kills workers."
         dead = [w for w, process in enumerate(getattr(batches, '_workers', ())) if process.exitcode not in (None, 0)]
         read = [int(self.board[w]) for w in dead or range(len(self.board)) if self.board[w] >= 0]

@@ -20,11 +20,14 @@ from .base_dataset import DetDataset, FlatGT, SampleError
 from .classes import Classes, compare_classes
 from .transforms.pipeline import BaseTransform, Compose
 
-# %% ../../nbs/02_data/07_wrappers.ipynb #d72ff2a7
+# %% ../../nbs/02_data/07_wrappers.ipynb #0eb22e41
 class Reports(list):
     "The reports of several datasets, read as one."
     def line(self) -> str: return '\n'.join(r.line() for r in self)
-    def text(self, limit: int = 5) -> str: return '\n'.join(r.text(limit) for r in self)
+    def text(self,
+        limit: int = 5,    # places to name for each finding
+    ) -> str:
+        return '\n'.join(r.text(limit) for r in self)
     def __repr__(self): return self.text()
 
 class Wrapper(DetDataset):

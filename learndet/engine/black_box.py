@@ -23,7 +23,7 @@ from .distributed import (HeldUpdate, alone, from_plain, get_rank, get_rng_state
                                          preserved_rng, set_rng_state, to_plain, unwrap_model)
 from .hooks import Hook
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #dbf95e95
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #3ecd73b5
 def ask(
     flag: Tensor,                  # 0-d bool, on any device
 ) -> tuple[Tensor, Any]:           # its copy on the host, and the event after which the copy counts (None: at once)
@@ -35,7 +35,9 @@ def ask(
     event.record()
     return host, event
 
-def answered(question: tuple) -> bool:
+def answered(
+    question: tuple,    # what `ask` returned
+) -> bool:
     "Whether the answer to `ask` has arrived."
     return question[1] is None or question[1].query()
 
@@ -156,10 +158,14 @@ def box_fault(
     if x2 <= x1 or y2 <= y1: return 'no area'
     return 'outside the image' if x1 >= W or y1 >= H or x2 <= 0 or y2 <= 0 else ''
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #50d1bd99
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #43b13e93
 class NonFiniteLoss(FloatingPointError):
     "The loss of a step was not a number; `report` says where it came from, `path` is the file that repeats it."
-    def __init__(self, message: str, report: dict = None, path: Path = None):
+    def __init__(self,
+        message: str,           # what happened, and where to look
+        report: dict = None,    # the same as data
+        path: Path = None,
+    ):
         super().__init__(message)
         self.report, self.path = report, path
 
@@ -183,14 +189,17 @@ class CheckInvalidLossHook(Hook):
 
     def after_train(self, runner): self.look(runner, 0)
 
-    def look(self, runner, patience: int) -> None:
+    def look(self,
+        runner,
+        patience: int,    # steps whose answers may still be on their way
+    ) -> None:
         "Go through the answers that have come; wait for one when more than `patience` are missing."
         while self.waiting and (len(self.waiting) > patience or answered(self.waiting[0])):
             answer, event, step = self.waiting.popleft()
             if event is not None: event.synchronize()
             if answer: self.stop(runner, step)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #b68a0fac
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #35683d36
 @patch
 def stop(self: CheckInvalidLossHook,
     runner,
@@ -213,7 +222,11 @@ def stop(self: CheckInvalidLossHook,
     raise NonFiniteLoss(explain(report, path), report, path)
 
 @patch
-def keep(self: CheckInvalidLossHook, runner, step: dict, report: dict) -> Path:
+def keep(self: CheckInvalidLossHook,
+    runner,
+    step: dict,      # what was kept of it: batch, weights, random states
+    report: dict,    # what was found
+) -> Path:
     "Write batch, weights and random states of the step, as plain data."
     rank = f'_rank{get_rank()}' if get_world_size() > 1 else ''
     state = {k: v.cpu() for k, v in unwrap_model(runner.model).state_dict().items()}

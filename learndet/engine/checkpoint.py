@@ -162,9 +162,9 @@ def expected_bytes(
         except Exception: return 0
         return counter.nbytes + (8 * counter.storages + f.tell() if pickles == 5 else 0)
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #f247bcfc
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #fe597488
 def is_whole(
-    path: str | os.PathLike,
+    path: str | os.PathLike,    # a file
 ) -> bool:
     "Whether a checkpoint was written to its end."
     path = Path(path)
@@ -379,10 +379,10 @@ def find_latest_checkpoint(
         warnings.warn(f'last_checkpoint names {Path(said).name}, which is missing or cut; {found.name} is used')
     return None if found is None else str(found)
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #4dd2559b
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #7b903b75
 def file_sha256(
-    path: str | os.PathLike,
-) -> str:            # 64 hexadecimal digits
+    path: str | os.PathLike,    # a file
+) -> str:                       # 64 hexadecimal digits
     "The SHA-256 of a file."
     digest = hashlib.sha256()
     with open(path, 'rb') as f:

@@ -94,9 +94,11 @@ def _wrong_shape(old: Any, new: dict, path: str) -> str:
             f'{", ".join(map(str, new))}. Write {name}={{0: dict(...)}} to change an element by its number, '
             f'{name}={{{(types or ["Resize"])[-1]!r}: dict(...)}} by its type, or {name}=[...] to replace all')
 
-# %% ../../nbs/05_engine/00_config.ipynb #5d82102c
+# %% ../../nbs/05_engine/00_config.ipynb #f26f7362
 @patch
-def merge_into(self: ConfigDict, other: dict) -> None:
+def merge_into(self: ConfigDict,
+    other: dict,    # wins where both have a value
+) -> None:
     "Take over another dict by the rules of inheritance, in place."
     merged = merge_configs(self, ConfigDict(other))
     for key in list(self): self.pop(key)
@@ -225,10 +227,13 @@ def _with_source(value: Any, source: Source) -> Any:
         return out
     return type(value)(_with_source(v, source) for v in value) if type(value) in (list, tuple) else value
 
-# %% ../../nbs/05_engine/00_config.ipynb #fff3f7dc
+# %% ../../nbs/05_engine/00_config.ipynb #374ca58e
 class Config(ConfigDict):
     "A whole config."
-    def __init__(self, values: dict | None = None, filename: str | None = None):
+    def __init__(self,
+        values: dict | None = None,     # nested dicts
+        filename: str | None = None,    # where they come from; for messages and names
+    ):
         super().__init__(values or {})
         self._about(filename, (filename or '<memory>', []), '')
 
@@ -253,7 +258,11 @@ class Config(ConfigDict):
         return cls._of(load_config_file(os.fspath(path), trusted), os.path.normpath(os.fspath(path)))
 
     @classmethod
-    def fromstring(cls, text: str, file_format: str = '.py', trusted: bool = False) -> 'Config':
+    def fromstring(cls,
+        text: str,                   # what a file could hold
+        file_format: str = '.py',    # '.py', '.json' or '.yaml'
+        trusted: bool = False,       # True runs Python as a program
+    ) -> 'Config':
         "Read a config from a text; its bases are looked for in the current folder."
         name = '<string>.' + file_format.lstrip('.')
         return cls._of((_load_python if name.endswith('.py') else _load_data)(name, text, trusted, (name,)), None)
@@ -288,8 +297,11 @@ def provenance(self: Config,
     get_path(self, path)                                          # an error with a hint when there is no such value
     return get_in(self, path)[1]
 
-# %% ../../nbs/05_engine/00_config.ipynb #d10e54f3
-def leaves(value: Any, path: str = ''):
+# %% ../../nbs/05_engine/00_config.ipynb #bd897f43
+def leaves(
+    value: Any,        # dicts and lists, nested
+    path: str = '',    # of `value` in a bigger config
+):
     "(path, value) of everything that is neither a dict nor a list of dicts."
     if isinstance(value, dict) and value:
         for k, v in value.items(): yield from leaves(v, f'{path}.{k}' if path else str(k))
@@ -315,11 +327,11 @@ def show(
         text = f'{key} = {format_value(value)}'.replace('\n', ' ')
         print(f'{text if len(text) <= width else text[:width - 3] + "...":{width}}  {_short(cfg.provenance(key), cfg)}')
 
-# %% ../../nbs/05_engine/00_config.ipynb #51f08653
+# %% ../../nbs/05_engine/00_config.ipynb #5dd5178e
 def format_value(
-    value: Any,
-    indent: int = 0,          # columns already used on the left
-    width: int = 110,         # break lines that are longer
+    value: Any,          # of a config
+    indent: int = 0,     # columns already used on the left
+    width: int = 110,    # break lines that are longer
 ) -> str:
     "A value as Python text that reads back as the same value."
     if isinstance(value, float) and not -1e308 < value < 1e308: return f"float('{value}')"             # inf and nan
@@ -411,7 +423,7 @@ def merge_from_dict(self: Config,
     merged = merge_configs(self, tree)
     for key in tree: self.put(key, merged[key], source)
 
-# %% ../../nbs/05_engine/00_config.ipynb #6e6d7b85
+# %% ../../nbs/05_engine/00_config.ipynb #e63f4c60
 Stale = namedtuple('Stale', 'path variable used redefined')      # a value, a variable; the Sources of both
 
 def _sourced(node: Any, path: str = ''):
@@ -439,7 +451,7 @@ def stale_variables(
 
 def stale_message(
     cfg: Config,
-    stale: list[Stale],
+    stale: list[Stale],    # what `stale_variables` found
 ) -> str:
     "What is stale, and what to write."
     lines = [f'  {s.path} ({_short(s.used, cfg)}) holds the old {s.variable}, redefined at {_short(s.redefined, cfg)}'

@@ -118,7 +118,7 @@ def _rebuild(cls, items: dict, sources: dict) -> ConfigDict:
     for key, value in items.items(): dict.__setitem__(new, key, value)
     return new
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #801875c0
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #a23d84fc
 @patch
 def pop(self: ConfigDict, key, *default):
     "Take a value out; a missing key names its nearest neighbour, unless there is a default."
@@ -144,7 +144,9 @@ def to_dict(self: ConfigDict) -> dict:
     "Ordinary dicts all the way down."
     return plain(self)
 
-def plain(value: Any) -> Any:
+def plain(
+    value: Any,    # of a config
+) -> Any:
     "A value with ordinary dicts, lists and tuples in it."
     if isinstance(value, dict): return {k: plain(v) for k, v in value.items()}
     return type(value)(plain(v) for v in value) if type(value) in (list, tuple) else value
@@ -197,14 +199,17 @@ class Reader:
         self.values, self.sources = {'__name__': '<config>'}, {}     # variables so far, and who set them
         self.loops, self.steps = [], 0                          # variables of comprehensions; nodes visited
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #3a194fc3
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #77e054f7
 TRUST = ('. A config is data and is not executed; '
          'if you trust this file, Config.fromfile(path, trusted=True) runs it as Python')
 WORDS = dict(AsyncFunctionDef='a function definition', Lambda='a lambda', ClassDef='a class', While='a while loop', Try='try',
              With='with', Await='await', NamedExpr='an assignment inside an expression', Raise='raise', Yield='yield')
 
 @patch
-def error(self: Reader, node: ast.AST, why: str) -> ConfigError:
+def error(self: Reader,
+    node: ast.AST,
+    why: str,    # the sentence behind the place
+) -> ConfigError:
     "An error that names the file, line and column, and shows the line."
     before = self.text.splitlines()[node.lineno - 1].encode()[:node.col_offset].decode()      # the tree counts bytes
     return ConfigError(f'{self.file}, line {node.lineno}, column {len(before) + 1}: {why}\n{_marked(self.text, node)}')
@@ -230,7 +235,7 @@ def evaluate(self: Reader,
     except KeyError as error: raise self.error(node, str(error.args[0])) from None
     except Exception as error: raise self.error(node, str(error)) from None
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #74067bd0
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #66a079a5
 @patch
 def eval_Constant(self: Reader, node): return self.template(node.value) if isinstance(node.value, str) else node.value
 
@@ -243,7 +248,9 @@ def eval_Name(self: Reader, node):
     raise ValueError(f'no variable {node.id!r} has been assigned above this line{nearest_key(node.id, self.values)}')
 
 @patch
-def items_of(self: Reader, nodes: list) -> list:
+def items_of(self: Reader,
+    nodes: list,    # expressions
+) -> list:
     "The values of a row of expressions; `*x` is spread out."
     out = []
     for n in nodes: out.extend(self.evaluate(n.value) if isinstance(n, ast.Starred) else [self.evaluate(n)])
@@ -254,7 +261,7 @@ def eval_List(self: Reader, node): return self.items_of(node.elts)
 @patch
 def eval_Tuple(self: Reader, node): return tuple(self.items_of(node.elts))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #8e3f0d01
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #b4f67f5f
 def base_path(
     node: ast.AST,
 ) -> str:            # 'model.backbone' for _base_.model.backbone, '' for anything else
@@ -266,7 +273,9 @@ def base_path(
         parts, node = [str(key), *parts], node.value
     return '.'.join(parts) if isinstance(node, ast.Name) and node.id == '_base_' else ''
 
-def get_in(value: Any, path: str) -> tuple[Any, Source]:
+def get_in(
+    value: Any, path: str,    # nested dicts and lists, and keys joined by dots
+) -> tuple[Any, Source]:
     "The value at 'model.backbone' or 'steps.1', and who set it: the deepest dict on the way that knows."
     source = PYTHON
     for key in path.split('.'):
@@ -381,7 +390,7 @@ def eval_Subscript(self: Reader, node): return self.live(node)
 def eval_Slice(self: Reader, node):
     return slice(*(None if n is None else self.evaluate(n) for n in (node.lower, node.upper, node.step)))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #cbecf138
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #4bdee909
 @patch
 def assign(self: Reader,
     target: ast.expr,             # left of the =
@@ -401,7 +410,11 @@ def assign(self: Reader,
     else: raise self.refuse(target)
 
 @patch
-def assign_inside(self: Reader, target: ast.expr, value: Any, source: Source | None) -> None:
+def assign_inside(self: Reader,
+    target: ast.expr,
+    value: Any,    # right of the =
+    source: Source | None,
+) -> None:
     "`model.depth = 18`, `steps[1] = 11`."
     key = target.attr if isinstance(target, ast.Attribute) else self.evaluate(target.slice)
     holder = self.live(target.value)
@@ -445,10 +458,10 @@ def eval_DictComp(self: Reader, node):
     for k, v in pairs: out.put(k, v, source)
     return out
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #9ac603b7
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #bdcc5d17
 def format_text(
-    value: Any,
-    spec: str = '',       # as in f'{value:02d}'
+    value: Any,        # what stands in the braces
+    spec: str = '',    # as in f'{value:02d}'
 ) -> str:
     "One value as text, within reason."
     if re.search(r'\d{4}', spec): raise ValueError(f'a width of {spec!r} is too large')
@@ -507,8 +520,11 @@ def call_method(self: Reader, node: ast.Call) -> Any:
     args, kwargs = self.items_of(node.args), self.make_dict([(k.arg, k.value) for k in node.keywords])
     return apply_method(holder, name, args, kwargs)
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #f57b3569
-def apply_method(holder: Any, name: str, args: list, kwargs: dict) -> Any:
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #8ee358e8
+def apply_method(
+    holder: Any, name: str,      # the object, and its method
+    args: list, kwargs: dict,    # evaluated already
+) -> Any:
     "Call a method that is allowed, after a look at how large its result would be."
     if name == 'format': return _small(DataFormatter().vformat(holder, args, kwargs))
     grows = dict(replace=lambda: holder.count(args[0]) * len(args[1]), extend=lambda: len(holder) + len(args[0]),
@@ -542,9 +558,11 @@ def _literal(text: Any) -> Any:
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return dict(true=True, false=False).get(text.lower(), text)
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #c64ad46c
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #609f702c
 @patch
-def template(self: Reader, text: str) -> Any:
+def template(self: Reader,
+    text: str,    # a string of the file
+) -> Any:
     "A text with its templates filled in; a text that is nothing but `{{_base_.x}}` is the value itself."
     if '{{' not in text: return text
     whole = TEMPLATE.fullmatch(text.strip())
@@ -562,9 +580,11 @@ def eval_Set(self: Reader, node):
     if isinstance(it, ast.Name) and it.id in FILE_NAMES: return self.expand(it.id)
     raise ValueError("{{ }} holds _base_.name, '$VARIABLE:default' or one of " + ', '.join(FILE_NAMES))
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #2ab92ed7
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #2ef41fdc
 @patch
-def run(self: Reader, nodes: list) -> None:
+def run(self: Reader,
+    nodes: list,    # statements
+) -> None:
     "Statements, one after the other."
     for node in nodes:
         rule = getattr(self, f'run_{type(node).__name__}', None)
@@ -677,8 +697,10 @@ def base_files(self: Reader, tree: ast.Module) -> list[str]:
         raise self.error(node.value, f'_base_ is a path or a list of paths, this is {type(value).__name__}')
     return []
 
-# %% ../../nbs/05_engine/00_a_config_language.ipynb #d3a4e26e
-def settle(value: Any) -> Any:
+# %% ../../nbs/05_engine/00_a_config_language.ipynb #f0853aec
+def settle(
+    value: Any,    # of a finished file
+) -> Any:
     "A copy in which local dicts are ConfigDicts and names from imports are texts."
     if isinstance(value, ConfigDict): return _fill(ConfigDict.__new__(ConfigDict), value, settle)
     if type(value) in (list, tuple): return type(value)(settle(v) for v in value)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 from .config_language import ConfigDict, ConfigError, Reader, nearest_key, plain
 
-# %% ../../nbs/05_engine/00_b_config_recipes.ipynb #8db9e247
+# %% ../../nbs/05_engine/00_b_config_recipes.ipynb #1b98fd1a
 def split_commas(
     text: str,        # '1,[2,3],"a,b"'
 ) -> list[str]:       # '1', '[2,3]', '"a,b"'
@@ -33,7 +33,7 @@ def split_commas(
     return [p.strip() for p in [*parts, text[start:]]]
 
 def parse_scalar(
-    text: str,
+    text: str,    # without brackets and quotes
 ) -> Any:
     "int, float, bool, None or text: the first that fits."
     for kind in (int, float):
@@ -140,10 +140,10 @@ def schedule_from_name(
             [dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=warmup),
              dict(type='MultiStepLR', by_epoch=True, begin=0, end=parsed.epochs, milestones=steps, gamma=.1)])
 
-# %% ../../nbs/05_engine/00_b_config_recipes.ipynb #30c10aeb
+# %% ../../nbs/05_engine/00_b_config_recipes.ipynb #114bedc4
 def get_path(
-    cfg: Any,
-    path: str,       # 'model.backbone.depth', 'train_pipeline.2.scale', '' for cfg itself
+    cfg: Any,     # nested dicts and lists
+    path: str,    # 'model.backbone.depth', 'train_pipeline.2.scale', '' for cfg itself
 ) -> Any:
     "The value at a dotted path."
     for key in path.split('.') if path else []:

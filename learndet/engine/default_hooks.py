@@ -6,9 +6,9 @@
 __all__ = ['LESS_KEYS', 'GREATER_KEYS', 'NO_CLASSES_OF_DATASET', 'RuntimeInfoHook', 'IterTimerHook', 'ParamSchedulerHook',
            'DistSamplerSeedHook', 'set_epoch', 'SetEpochInfoHook', 'LoggerHook', 'ProgressBarHook', 'metric_rule',
            'CheckpointHook', 'write_last_checkpoint', 'EMAHook', 'EarlyStoppingHook', 'check_num_classes',
-           'NumClassCheckHook', 'PipelineSwitchHook', 'set_pipeline', 'restart_workers', 'MemoryProfilerHook',
-           'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook', 'class_names',
-           'write_picture']
+           'NumClassCheckHook', 'SyncNormHook', 'sync_norms', 'PipelineSwitchHook', 'set_pipeline', 'restart_workers',
+           'MemoryProfilerHook', 'memory_line', 'read_image', 'original_boxes', 'draw_sample', 'DetVisualizationHook',
+           'class_names', 'write_picture']
 
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #819190be
 import math, os, time
@@ -62,14 +62,14 @@ class ParamSchedulerHook(Hook):
         for scheduler in runner.param_schedulers:
             if scheduler.by_epoch: scheduler.step()
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #beb5bca0
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #f20428bc
 class DistSamplerSeedHook(Hook):
     "Tells the samplers which epoch it is, so that every epoch has an order of its own."
     def before_train_epoch(self, runner): set_epoch(runner.train_dataloader, runner.epoch)
 
 def set_epoch(
-    dataloader,        # with a sampler, a batch sampler, or a batch sampler that has a sampler
-    epoch: int,
+    dataloader,    # with a sampler, a batch sampler, or a batch sampler that has a sampler
+    epoch: int,    # counted from 0
 ) -> None:
     "Pass the epoch to whatever in a loader asks for it."
     batch_sampler = getattr(dataloader, 'batch_sampler', None)
@@ -102,7 +102,7 @@ class LoggerHook(Hook):
     def after_val_epoch(self, runner, metrics=None): self.log_metrics(runner, metrics, 'val')
     def after_test_epoch(self, runner, metrics=None): self.log_metrics(runner, metrics, 'test')
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #74c94a1e
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #d5823e43
 @patch
 def log_train(self: LoggerHook, runner, batch_idx: int) -> None:
     "Read, average over the processes, write."
@@ -118,7 +118,10 @@ def log_train(self: LoggerHook, runner, batch_idx: int) -> None:
     runner.add_scalars(dict(mode='train') | record | dict(epoch=runner.epoch + 1, iter=runner.iter + 1), runner.iter + 1)
 
 @patch
-def log_metrics(self: LoggerHook, runner, metrics: dict, mode: str) -> None:
+def log_metrics(self: LoggerHook,
+    runner, metrics: dict,
+    mode: str,    # 'val' or 'test'
+) -> None:
     "Write what a validation found, and how long it took."
     by_epoch, buffer = runner.log_processor.by_epoch, runner.buffers[mode]
     numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, (int, float, np.number))}
@@ -172,22 +175,22 @@ def metric_rule(
     if any(k in key.lower() for k in GREATER_KEYS): return 'greater'
     raise ValueError(f"is a large {key!r} good? Say rule='greater' or rule='less'")
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #6b41aad4
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #88eecb25
 class CheckpointHook(Hook):
     "Saves the run at intervals, keeps the last few and the best; an older file goes only after a newer one is safe."
     priority = 'VERY_LOW'
     def __init__(self,
-        interval: int = 1,                 # epochs or iterations between two files; -1: none
-        by_epoch: bool = True,             # what `interval` counts
-        max_keep_ckpts: int = -1,          # files kept besides the best; -1: all
-        save_best: str | list = None,      # 'auto' (the first metric), a metric's name, or several
-        rule: str = None,                  # 'greater' | 'less'; by the name when None
-        save_optimizer: bool = True,       # without it a run cannot be resumed
-        save_param_scheduler: bool = True,
-        save_last: bool = True,            # also after the very last step
-        out_dir: str = None,               # a folder other than the run's
-        filename_tmpl: str = None,         # 'epoch_{}.pth'
-        save_begin: int = 0,               # epochs or iterations before which nothing is saved
+        interval: int = 1,                    # epochs or iterations between two files; -1: none
+        by_epoch: bool = True,                # what `interval` counts
+        max_keep_ckpts: int = -1,             # files kept besides the best; -1: all
+        save_best: str | list = None,         # 'auto' (the first metric), a metric's name, or several
+        rule: str = None,                     # 'greater' | 'less'; by the name when None
+        save_optimizer: bool = True,          # without it a run cannot be resumed
+        save_param_scheduler: bool = True,    # the same holds for it
+        save_last: bool = True,               # also after the very last step
+        out_dir: str = None,                  # a folder other than the run's
+        filename_tmpl: str = None,            # 'epoch_{}.pth'
+        save_begin: int = 0,                  # epochs or iterations before which nothing is saved
     ):
         if interval == 0: raise ValueError('interval is at least 1; -1 saves nothing at intervals')
         self.interval, self.by_epoch, self.max_keep_ckpts, self.rule = interval, by_epoch, max_keep_ckpts, rule
@@ -214,9 +217,12 @@ class CheckpointHook(Hook):
     def load_state_dict(self, state):
         self.kept, self.best = list(state['kept']), {k: tuple(v) for k, v in state['best'].items()}
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #3e9936cf
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #04664228
 @patch
-def save(self: CheckpointHook, runner, number: int) -> None:
+def save(self: CheckpointHook,
+    runner,
+    number: int,    # epochs or iterations done
+) -> None:
     "Write one file, point `last_checkpoint` at it, and only then remove what is too old."
     folder, name = Path(self.out_dir or runner.work_dir), self.filename_tmpl.format(number)
     files = [k for k in self.kept if k != name] + [name]
@@ -279,7 +285,7 @@ class EMAHook(Hook):
     def after_val_epoch(self, runner, metrics=None): self.use_average(runner, False)
     def after_test_epoch(self, runner, metrics=None): self.use_average(runner, False)
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #03a931c5
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #6322519c
 @patch
 def make_average(self: EMAHook, runner) -> None:
     "A copy of the model as it is now, once."
@@ -288,7 +294,10 @@ def make_average(self: EMAHook, runner) -> None:
     self.ema_model = kind(unwrap_model(runner.model), **self.kwargs)
 
 @patch
-def use_average(self: EMAHook, runner, on: bool) -> None:
+def use_average(self: EMAHook,
+    runner,
+    on: bool,    # True: the model holds the average; False: the weights in training
+) -> None:
     "Exchange the model's tensors with the average's; asked twice for the same, nothing changes."
     if self.ema_model is None or self.ema_model.calls == 0 or self.swapped == on: return
     mine, average = unwrap_model(runner.model).state_dict(), self.ema_model.module.state_dict()
@@ -384,6 +393,20 @@ class NumClassCheckHook(Hook):
     def before_train_epoch(self, runner): check_num_classes(runner.model, getattr(runner.train_dataloader, 'dataset', None))
     def before_val_epoch(self, runner): check_num_classes(runner.model, getattr(runner.val_dataloader, 'dataset', None))
 
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #be19f9e4
+class SyncNormHook(Hook):
+    "Averages the running statistics of norms over the processes before a validation uses them."
+    priority = 'LOW'           # after an average of the weights has taken its place
+    def before_val_epoch(self, runner): sync_norms(unwrap_model(runner.model))
+
+def sync_norms(
+    model: nn.Module,      # changed in place
+) -> None:
+    "Give every process the mean of all processes' running means and variances."
+    if get_world_size() == 1: return
+    stats = {name: b for name, b in model.named_buffers() if name.endswith(('running_mean', 'running_var'))}
+    for name, mean in all_reduce_dict(stats, 'mean').items(): stats[name].copy_(mean)
+
 # %% ../../nbs/05_engine/08_default_hooks.ipynb #68725294
 class PipelineSwitchHook(Hook):
     "Gives the training data another pipeline from one epoch on, such as one without mosaic for the last epochs."
@@ -416,10 +439,12 @@ def restart_workers(
     "Let a loader start new workers, which see the dataset as it is now."
     if getattr(dataloader, 'persistent_workers', False): dataloader._iterator = None
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #d8574fe7
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #21e0e2f5
 class MemoryProfilerHook(Hook):
     "Logs memory of machine and process every `interval` batches."
-    def __init__(self, interval: int = 50):
+    def __init__(self,
+        interval: int = 50,    # batches between two lines
+    ):
         try: import psutil
         except ImportError as e: raise ImportError('MemoryProfilerHook needs `pip install psutil`') from e
         self.interval, self.psutil = interval, psutil
@@ -479,18 +504,18 @@ def draw_sample(
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #9d9c7645
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #c4e5e38f
 class DetVisualizationHook(Hook):
     "Draws the same images at every validation, ground truth beside predictions."
     def __init__(self,
-        draw: bool = False,            # nothing is drawn otherwise
-        interval: int = 50,            # the first image of every such batch
-        score_thr: float = .3,         # weaker predictions are left out
-        show: bool = False,            # the same as `draw`: pictures are files here, no window is opened
-        wait_time: float = 0.,         # accepted, without effect, as backend_args
-        test_out_dir: str = None,      # where all pictures of a test go, a folder inside the run's log folder
-        backend_args: dict = None,
-        max_images: int = 8,           # of one validation
+        draw: bool = False,           # nothing is drawn otherwise
+        interval: int = 50,           # the first image of every such batch
+        score_thr: float = .3,        # weaker predictions are left out
+        show: bool = False,           # the same as `draw`: pictures are files here, no window is opened
+        wait_time: float = 0.,        # accepted, without effect, as backend_args
+        test_out_dir: str = None,     # where all pictures of a test go, a folder inside the run's log folder
+        backend_args: dict = None,    # accepted, without effect
+        max_images: int = 8,          # of one validation
     ):
         self.draw, self.interval, self.score_thr, self.max_images = draw or show, interval, score_thr, max_images
         self.test_out_dir = test_out_dir
@@ -507,7 +532,10 @@ class DetVisualizationHook(Hook):
             if self.test_out_dir is None: runner.add_image(f'test_img_{batch_idx}', picture, runner.iter)
             else: write_picture(picture, runner.log_dir / self.test_out_dir / self.file_name(sample, f'{batch_idx}_{i}'))
 
-    def file_name(self, sample, number: str) -> str:
+    def file_name(self,
+        sample,         # a DetDataSample
+        number: str,    # its name when it has no file
+    ) -> str:
         "A name for a sample's picture."
         return f"{Path(sample.get('img_path') or number).stem}.png"
 

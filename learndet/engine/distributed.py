@@ -112,7 +112,7 @@ def free_port() -> int:            # a TCP port nobody listens on at this moment
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #19c40a9d
+# %% ../../nbs/05_engine/05_distributed.ipynb #cab1d670
 def torchrun_command(
     args: list[str],               # what to run and its arguments: ['-m', 'learndet.tools.cli', 'train', 'config.py']
     gpus: int,                     # processes on each machine
@@ -129,14 +129,14 @@ def torchrun_command(
     return shlex.join(words)
 
 def slurm_script(
-    args: list[str],               # what to run: ['-m', 'learndet.tools.cli', 'train', 'config.py', '--launcher', 'slurm']
-    partition: str,                # where the cluster should run it
-    job_name: str,
-    gpus: int = 8,                 # processes in all
-    gpus_per_node: int = 8,
-    cpus_per_task: int = 5,        # for the loader's workers
-    port: int = 29500,
-) -> str:                          # a file for `sbatch`
+    args: list[str],           # what to run: ['-m', 'learndet.tools.cli', 'train', 'config.py', '--launcher', 'slurm']
+    partition: str,            # where the cluster should run it
+    job_name: str,             # shown by squeue
+    gpus: int = 8,             # processes in all
+    gpus_per_node: int = 8,    # processes on a machine
+    cpus_per_task: int = 5,    # for the loader's workers
+    port: int = 29500,         # free on the first node
+) -> str:                      # a file for `sbatch`
     "A batch script that starts one process a GPU; a rank that fails ends the others."
     per_node = min(gpus, gpus_per_node)
     if gpus % per_node: raise ValueError(f'{gpus} GPUs do not fill nodes of {per_node}')
@@ -165,9 +165,9 @@ def comm_device() -> torch.device:     # where a tensor must be for the group's 
     if is_distributed() and dist.get_backend() == 'nccl': return torch.device('cuda', torch.cuda.current_device())
     return torch.device('cpu')
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #30400aef
+# %% ../../nbs/05_engine/05_distributed.ipynb #e6490a1a
 def gradient_buckets(
-    grads: list[Tensor],
+    grads: list[Tensor],           # in order
     bucket_size_mb: float = -1,    # largest message; -1: no limit
 ) -> list[list[Tensor]]:           # neighbours of one dtype, each group at most that large (or a single tensor)
     "Gradients grouped into messages."
@@ -239,7 +239,7 @@ def unpack(data: Tensor) -> Any:   # what was packed, its tensors on the CPU
     "Read what `pack` wrote; a pickle with code in it is refused."
     return from_plain(torch.load(io.BytesIO(data.cpu().numpy().tobytes()), weights_only=True, map_location='cpu'))
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #32424f19
+# %% ../../nbs/05_engine/05_distributed.ipynb #1cab5a19
 def gather_objects(
     obj: Any,          # one per process, of any size; tensors arrive on the CPU
 ) -> list:             # W long, the same list in every process, in order of rank
@@ -254,13 +254,13 @@ def gather_objects(
     return [unpack(part[:int(n)]) for part, n in zip(parts, sizes)]
 
 def broadcast_object(
-    obj: Any,          # the one of rank `src` counts
-    src: int = 0,
-) -> Any:              # rank `src`'s object, in every process
+    obj: Any,        # the one of rank `src` counts
+    src: int = 0,    # the rank whose object counts
+) -> Any:            # rank `src`'s object, in every process
     "What one process knows, told to all."
     return gather_objects(obj if get_rank() == src else None)[src]
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #78271bd7
+# %% ../../nbs/05_engine/05_distributed.ipynb #8ab08700
 def sync_random_seed(
     seed: int = None,      # None: rank 0 draws one
     device: str = None,    # accepted for MMDetection's sake; the group's own device is used
@@ -269,8 +269,8 @@ def sync_random_seed(
     return broadcast_object(random.SystemRandom().randrange(2 ** 31) if seed is None else int(seed))
 
 def set_random_seed(
-    seed: int,
-    deterministic: bool = False,   # on a GPU: only operations with a fixed order, which may be slower; others warn
+    seed: int,                      # 0..2³²-1
+    deterministic: bool = False,    # on a GPU: only operations with a fixed order, which may be slower; others warn
 ) -> None:
     "Seed Python, numpy and torch."
     random.seed(seed)
@@ -281,14 +281,16 @@ def set_random_seed(
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #97f47110
+# %% ../../nbs/05_engine/05_distributed.ipynb #47975252
 def get_rng_state() -> dict:       # Python's, numpy's, torch's, and the GPU's if there is one
     "Where all random number generators of this process are."
     state = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
     if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state()
     return state
 
-def set_rng_state(state: dict) -> None:
+def set_rng_state(
+    state: dict,    # what `get_rng_state` returned
+) -> None:
     "Put all generators where `get_rng_state` found them."
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
@@ -302,7 +304,7 @@ def preserved_rng():
     try: yield
     finally: set_rng_state(state)
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #8305282f
+# %% ../../nbs/05_engine/05_distributed.ipynb #fd3ad67e
 class HeldUpdate:
     "Stands in for an optimizer wrapper: keeps the loss where the other would step."
     def __init__(self,
@@ -310,9 +312,15 @@ class HeldUpdate:
     ):
         self.optim_wrapper, self.loss = optim_wrapper, None
 
-    def optim_context(self, model):
+    def optim_context(self,
+        model,    # see OptimWrapper
+    ):
         return nullcontext() if self.optim_wrapper is None else self.optim_wrapper.optim_context(model)
-    def update_params(self, loss, *args, **kwargs): self.loss = loss
+    def update_params(self,
+        loss,    # 0-d, with its graph
+        *args, **kwargs,
+    ):
+        self.loss = loss
 
 class TrainStep(nn.Module):
     "`model.train_step` as a `forward`, for wrappers that watch `forward`."
@@ -321,11 +329,12 @@ class TrainStep(nn.Module):
         self.model = model
 
     def forward(self, data, optim_wrapper=None):     # -> (0-d loss with its graph, log_vars)
+        "A training step up to its loss."
         held = HeldUpdate(optim_wrapper)
         log_vars = self.model.train_step(data, held)
         return held.loss, log_vars
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #c8839afd
+# %% ../../nbs/05_engine/05_distributed.ipynb #412d77b1
 class DistributedModel(nn.Module):
     "A model whose gradients are averaged over all processes while they are computed (DDP, arXiv:2006.15704)."
     def __init__(self,
@@ -347,7 +356,11 @@ class DistributedModel(nn.Module):
         try: return super().__getattr__(name)
         except AttributeError: return getattr(self._modules['module'], name)
 
-def make_ddp(module: nn.Module, sync_buffers: bool, **kwargs) -> DistributedDataParallel:
+def make_ddp(
+    module: nn.Module,
+    sync_buffers: bool,    # copy rank 0's buffers before every step
+    **kwargs,
+) -> DistributedDataParallel:
     "torch's wrapper, under the argument names of old and new releases."
     device = next(module.parameters()).device
     new_name = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel).parameters
@@ -359,7 +372,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:     # the model with its own pa
     while isinstance(model, (DistributedModel, DistributedDataParallel)): model = model.module
     return model
 
-# %% ../../nbs/05_engine/05_distributed.ipynb #eede2a0b
+# %% ../../nbs/05_engine/05_distributed.ipynb #38a8fd60
 @patch
 def train_step(self: DistributedModel,
     data: dict,            # a batch
@@ -375,7 +388,9 @@ def train_step(self: DistributedModel,
     return log_vars
 
 @patch
-def refuse_unused(self: DistributedModel, loss: Tensor) -> None:
+def refuse_unused(self: DistributedModel,
+    loss: Tensor,    # 0-d, with its graph
+) -> None:
     "The other processes would wait forever for a gradient that never comes, so say so before the backward pass."
     self.check_unused = self.detect_anomalous_params
     names = unreached_parameters(loss, self.module)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from ..core.patch import patch
 
-# %% ../../nbs/05_engine/04_ema.ipynb #969ad039
+# %% ../../nbs/05_engine/04_ema.ipynb #ee177df4
 class AveragedModel(nn.Module):
     "A copy of a model whose weights are means over the model's past; it is never trained itself."
     def __init__(self,
@@ -34,7 +34,9 @@ class AveragedModel(nn.Module):
 
     def forward(self, *args, **kwargs): return self.module(*args, **kwargs)
 
-    def weight(self, step: int) -> float:
+    def weight(self,
+        step: int,    # number of the update
+    ) -> float:
         "The share of the model at update number `step` (from 1 on; update 0 is a copy)."
         raise NotImplementedError(f'{type(self).__name__} has no weight()')
 
@@ -98,11 +100,15 @@ def update_parameters(self: AveragedModel,
     "Move the average one step towards the model."
     with torch.no_grad(): follow(self, model.module if type(model).__name__.endswith('DataParallel') else model, skip)
 
-# %% ../../nbs/05_engine/04_ema.ipynb #3857c542
+# %% ../../nbs/05_engine/04_ema.ipynb #7b6f42c9
 class ExponentialMovingAverage(AveragedModel):
     "Means that forget exponentially: (1 - m) · average + m · model."
-    def __init__(self, model: nn.Module, momentum: float = .0002, interval: int = 1, device=None,
-                 update_buffers: bool = False):
+    def __init__(self,
+        model: nn.Module,
+        momentum: float = .0002,    # the share of the new, between 0 and 1
+        interval: int = 1, device=None,
+        update_buffers: bool = False,
+    ):
         super().__init__(model, interval, device, update_buffers)
         if not 0 < momentum < 1: raise ValueError(f'momentum, the share of the new, is between 0 and 1, got {momentum}')
         self.momentum = momentum
@@ -111,8 +117,12 @@ class ExponentialMovingAverage(AveragedModel):
 
 class ExpMomentumEMA(ExponentialMovingAverage):
     "Means that follow closely at first and calm down (YOLOX)."
-    def __init__(self, model: nn.Module, momentum: float = .0002, gamma: int = 2000, interval: int = 1, device=None,
-                 update_buffers: bool = False):
+    def __init__(self,
+        model: nn.Module, momentum: float = .0002,
+        gamma: int = 2000,    # updates in which the extra share falls to 1/e
+        interval: int = 1, device=None,
+        update_buffers: bool = False,
+    ):
         super().__init__(model, momentum, interval, device, update_buffers)
         if gamma <= 0: raise ValueError(f'gamma counts updates and is above 0, got {gamma}')
         self.gamma = gamma

@@ -86,12 +86,12 @@ def insert_hook(
     place = get_priority(hook.priority)
     hooks.insert(next((i for i, h in enumerate(hooks) if get_priority(h.priority) > place), len(hooks)), hook)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #5b669093
+# %% ../../nbs/05_engine/07_hooks.ipynb #26260f17
 def call_hooks(
-    hooks: Iterable[Hook],     # in order
-    name: str,                 # a moment
-    runner: Any,
-    **kwargs,                  # what the moment is about: batch_idx, data_batch, outputs, metrics, checkpoint
+    hooks: Iterable[Hook],    # in order
+    name: str,                # a moment
+    runner: Any,              # has the counters, the model, the data, and whatever hooks share
+    **kwargs,                 # what the moment is about: batch_idx, data_batch, outputs, metrics, checkpoint
 ) -> None:
     "Tell every hook that a moment has come, in order."
     if name not in MOMENTS + EXTRA_MOMENTS:
@@ -100,23 +100,30 @@ def call_hooks(
     for hook in hooks:
         if (method := getattr(hook, name, None)) is not None: method(runner, **kwargs)
 
-# %% ../../nbs/05_engine/07_hooks.ipynb #b5ad79d3
+# %% ../../nbs/05_engine/07_hooks.ipynb #dba663e3
 @patch
 def every_n_epochs(self: Hook,
-    runner: Any,
-    n: int,                # epochs in a group; never for n < 1
-    start: int = 0,        # epochs before the first group
+    runner: Any,       # where the counters live
+    n: int,            # epochs in a group; never for n < 1
+    start: int = 0,    # epochs before the first group
 ) -> bool:
     "Whether a group of `n` epochs is complete."
     return n > 0 and runner.epoch + 1 > start and (runner.epoch + 1 - start) % n == 0
 
 @patch
-def every_n_train_iters(self: Hook, runner, n: int, start: int = 0) -> bool:
+def every_n_train_iters(self: Hook,
+    runner,
+    n: int,            # steps in a group; never for n < 1
+    start: int = 0,    # steps before the first group
+) -> bool:
     "Whether a group of `n` training steps is complete."
     return n > 0 and runner.iter + 1 > start and (runner.iter + 1 - start) % n == 0
 
 @patch
-def every_n_inner_iters(self: Hook, batch_idx: int, n: int) -> bool:
+def every_n_inner_iters(self: Hook,
+    batch_idx: int,
+    n: int,    # batches in a group; never for n < 1
+) -> bool:
     "Whether a group of `n` batches of the epoch is complete."
     return n > 0 and (batch_idx + 1) % n == 0
 

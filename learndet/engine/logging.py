@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOT_SMOOTHED', 'LogBuffer', 'json_safe', 'json_line', 'read_json_lines', 'LocalVisBackend', 'TensorboardVisBackend',
-           'WandbVisBackend', 'LogProcessor', 'duration', 'TqdmHandler', 'get_logger']
+           'WandbVisBackend', 'usual_backends', 'LogProcessor', 'duration', 'TqdmHandler', 'get_logger']
 
-# %% ../../nbs/05_engine/06_logging.ipynb #b91b60f5
-import datetime, json, logging, math, sys
+# %% ../../nbs/05_engine/06_logging.ipynb #427a4820
+import datetime, importlib.util, json, logging, math, sys
 from collections import deque
 from pathlib import Path
 import numpy as np
@@ -26,7 +26,7 @@ class LogBuffer:
         self.maxlen, self.history, self.counts = maxlen, {}, {}     # name -> deque of floats; name -> values ever seen
         self.pending = []                                           # [(names, (n,) tensor)] of steps not yet read
 
-# %% ../../nbs/05_engine/06_logging.ipynb #b7e09604
+# %% ../../nbs/05_engine/06_logging.ipynb #262230c8
 @patch
 def update(self: LogBuffer,
     values: dict,                # name -> tensor on any device (its mean counts), or a number
@@ -41,8 +41,8 @@ def update(self: LogBuffer,
 
 @patch
 def append(self: LogBuffer,
-    name: str,
-    value: float,
+    name: str,       # of the number
+    value: float,    # of the number
 ) -> None:
     "Add one number that is known already."
     self.history.setdefault(name, deque(maxlen=self.maxlen)).append(float(value))
@@ -58,12 +58,12 @@ def flush(self: LogBuffer) -> None:
         for names, _ in here:
             for name in names: self.append(name, next(numbers))
 
-# %% ../../nbs/05_engine/06_logging.ipynb #57eea914
+# %% ../../nbs/05_engine/06_logging.ipynb #16f1acd9
 @patch
 def mean(self: LogBuffer,
-    name: str,
-    window: int = None,      # the last `window` values; None: all that are kept
-) -> float:                  # nan when there is none
+    name: str,             # of the number
+    window: int = None,    # the last `window` values; None: all that are kept
+) -> float:                # nan when there is none
     "A smoothed value."
     values = self.values(name)[-window if window else None:]
     return sum(values) / len(values) if values else math.nan
@@ -126,63 +126,102 @@ def read_json_lines(
         except json.JSONDecodeError: break
     return records
 
-# %% ../../nbs/05_engine/06_logging.ipynb #006e6490
+# %% ../../nbs/05_engine/06_logging.ipynb #98d57136
 class LocalVisBackend:
     "Writes scalars as JSON lines, and pictures as PNG files, into `save_dir`."
     def __init__(self,
-        save_dir,                                    # `{work_dir}/{time}/vis_data`
-        scalar_save_file: str = 'scalars.json',
-        img_save_dir: str = 'vis_image',
+        save_dir,                                  # `{work_dir}/{time}/vis_data`
+        scalar_save_file: str = 'scalars.json',    # JSON lines, in `save_dir`
+        img_save_dir: str = 'vis_image',           # folder of pictures, in `save_dir`
     ):
         self.save_dir, self.img_dir = Path(save_dir), Path(save_dir) / img_save_dir
         self.save_dir.mkdir(parents=True, exist_ok=True)
         self.path, self.file = self.save_dir / scalar_save_file, None
 
-    def add_config(self, text: str) -> None:
+    def add_config(self,
+        text: str,    # the whole config
+    ) -> None:
         (self.save_dir / 'config.py').write_text(text, encoding='utf-8')
 
-    def add_scalars(self, scalars: dict, step: int) -> None:
+    def add_scalars(self,
+        scalars: dict,    # name -> number or text
+        step: int,        # iteration or epoch
+    ) -> None:
+        "One record as one line, on the disk at once."
         if self.file is None: self.file = self.path.open('a', encoding='utf-8')
         self.file.write(json_line(scalars | dict(step=step)) + '\n')
         self.file.flush()
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:    # (H, W, 3) uint8 RGB
+        "A picture as a PNG file."
         import cv2
         self.img_dir.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(self.img_dir / f'{name}_{step}.png'), np.ascontiguousarray(image[..., ::-1]))
 
     def close(self) -> None:           # the next record opens the file again
+        "Close the file of records."
         if self.file is not None: self.file.close()
         self.file = None
 
-# %% ../../nbs/05_engine/06_logging.ipynb #88ed97c7
+# %% ../../nbs/05_engine/06_logging.ipynb #06e54dd0
 class TensorboardVisBackend:
     "Writes the same record for TensorBoard, where that is installed."
-    def __init__(self, save_dir):
+    def __init__(self,
+        save_dir,    # where its file goes
+    ):
         try: from torch.utils.tensorboard import SummaryWriter
         except ImportError as e: raise ImportError('TensorboardVisBackend needs `pip install tensorboard`') from e
         self.writer = SummaryWriter(str(save_dir))
 
-    def add_config(self, text: str) -> None: self.writer.add_text('config', f'```\n{text}\n```')
-    def add_scalars(self, scalars: dict, step: int) -> None:
+    def add_config(self,
+        text: str,    # the whole config
+    ) -> None:
+        self.writer.add_text('config', f'```\n{text}\n```')
+    def add_scalars(self,
+        scalars: dict,    # name -> number; text is left out
+        step: int,        # iteration or epoch
+    ) -> None:
+        "A point on the curve of each number."
         for name, v in scalars.items():
             if isinstance(v, (int, float)): self.writer.add_scalar(name, v, step)
-    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
+    def add_image(self,
+        name: str,            # of the picture
+        image: np.ndarray,    # (H, W, 3) uint8 RGB
+        step: int = 0,        # iteration or epoch
+    ) -> None:
         self.writer.add_image(name, image, step, dataformats='HWC')
     def close(self) -> None: self.writer.close()
 
 class WandbVisBackend:
     "Writes the same record for Weights & Biases, where that is installed."
-    def __init__(self, save_dir, init_kwargs: dict = None):
+    def __init__(self,
+        save_dir,                    # where its files go
+        init_kwargs: dict = None,    # arguments of wandb.init: project, name ...
+    ):
         try: import wandb
         except ImportError as e: raise ImportError('WandbVisBackend needs `pip install wandb`') from e
         self.wandb, self.run = wandb, wandb.init(dir=str(save_dir), **(init_kwargs or {}))
 
-    def add_config(self, text: str) -> None: self.run.config.update(dict(config=text))
-    def add_scalars(self, scalars: dict, step: int) -> None: self.run.log(dict(scalars), step=step)
-    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
+    def add_config(self,
+        text: str,    # the whole config
+    ) -> None:
+        self.run.config.update(dict(config=text))
+    def add_scalars(self,
+        scalars: dict,    # name -> number or text
+        step: int,        # iteration or epoch
+    ) -> None:
+        self.run.log(dict(scalars), step=step)
+    def add_image(self,
+        name: str,            # of the picture
+        image: np.ndarray,    # (H, W, 3) uint8 RGB
+        step: int = 0,        # iteration or epoch
+    ) -> None:
         self.run.log({name: self.wandb.Image(image)}, step=step)
     def close(self) -> None: self.run.finish()
+
+def usual_backends() -> list[type]:    # classes, called with the folder vis_data
+    "Where the records of a run go when its config does not say."
+    return [LocalVisBackend, *[TensorboardVisBackend] * (importlib.util.find_spec('tensorboard') is not None)]
 
 # %% ../../nbs/05_engine/06_logging.ipynb #68962c37
 NOT_SMOOTHED = ('lr', 'base_lr', 'momentum', 'loss_scale')     # settings, not measurements
@@ -222,7 +261,7 @@ def custom(self: LogProcessor,
     if method not in methods: raise ValueError(f'method_name is one of {", ".join(methods)}, got {method!r}')
     return cfg.get('log_name', cfg['data_src']), methods[method](values)
 
-# %% ../../nbs/05_engine/06_logging.ipynb #5341246e
+# %% ../../nbs/05_engine/06_logging.ipynb #80e7d8d5
 @patch
 def line(self: LogProcessor,
     record: dict,          # what to say
@@ -237,21 +276,21 @@ def line(self: LogProcessor,
     return f'{mode.capitalize()}({place})  ' + '  '.join(parts)
 
 def duration(
-    seconds: float,
+    seconds: float,    # any number
 ) -> str:              # '1 day, 2:03:04'
     "A time span for people; 'unknown' when it is not finite."
     return str(datetime.timedelta(seconds=int(seconds))) if math.isfinite(seconds) else 'unknown'
 
-# %% ../../nbs/05_engine/06_logging.ipynb #7fc9c4bc
+# %% ../../nbs/05_engine/06_logging.ipynb #1ebeb88f
 class TqdmHandler(logging.Handler):
     "Prints log lines above a running progress bar, to wherever stdout is at that moment."
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
 
 def get_logger(
-    name: str = 'learndet',
-    log_file=None,                 # also write everything from INFO on to this file
-    log_level: str = 'INFO',       # of what is printed
+    name: str = 'learndet',     # another name is another logger
+    log_file=None,              # also write everything from INFO on to this file
+    log_level: str = 'INFO',    # of what is printed
 ) -> logging.Logger:
     "The run's logger: prints in the main process, and keeps a plain text file."
     logger = logging.getLogger(name)

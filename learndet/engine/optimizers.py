@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from ..core.patch import patch
 from ..core.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, call, check_arguments, check_keys, find_component
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #437607b6
+# %% ../../nbs/05_engine/02_optimizers.ipynb #b6e7817b
 class OptimWrapper:
     "An optimizer that takes a loss: it scales, accumulates, clips, steps and clears, and takes no step on a broken loss."
     def __init__(self,
@@ -57,7 +57,10 @@ class OptimWrapper:
     def get_momentum(self): return dict(momentum=[g.get('momentum', g.get('betas', (0.,))[0]) for g in self.param_groups])
     def state_dict(self): return self.optimizer.state_dict()
     def load_state_dict(self, state): self.optimizer.load_state_dict(state)
-    def backward(self, loss): loss.backward()
+    def backward(self,
+        loss,    # 0-d, with its graph
+    ):
+        loss.backward()
     def unscale(self): "Nothing was scaled; mixed precision overrides this."
     def step(self, **kwargs): self.unscale(); self.clip_gradients(); self.guarded_step(**kwargs)
     def __repr__(self): return f'{type(self).__name__}({type(self.optimizer).__name__}, {len(self.param_groups)} groups)'
@@ -110,10 +113,10 @@ def update_params(self: OptimWrapper,
         self.zero_grad(**(zero_kwargs or {}))
     self.restore_stats()
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #7d7d74be
+# %% ../../nbs/05_engine/02_optimizers.ipynb #2b90a2ff
 @patch
 def note_loss(self: OptimWrapper,
-    loss: Tensor,
+    loss: Tensor,    # 0-d
 ) -> Tensor:         # the loss to go backwards from
     "Remember, on the device, whether this loss was finite."
     if self.non_finite.device != loss.device: self.non_finite = self.non_finite.to(loss.device)
@@ -227,7 +230,7 @@ class AmpOptimWrapper(OptimWrapper):
         if saved := state.pop('loss_scaler', None): self.scaler.load_state_dict(saved)
         super().load_state_dict(state)
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #9f41562b
+# %% ../../nbs/05_engine/02_optimizers.ipynb #711a664b
 PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
              'dcn_offset_lr_mult', 'bypass_duplicate')
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
@@ -246,12 +249,12 @@ def custom_options(
         return dict(out, **({} if wd is None else dict(weight_decay=wd * decay)), **rule)
 
 def param_options(
-    module: nn.Module,       # the layer a parameter belongs to
-    prefix: str, name: str,  # the layer's full name, and the parameter's own
-    p: Tensor,
-    lr: float, wd: float | None,     # the optimizer's learning rate and weight decay
-    cfg: dict,               # paramwise_cfg
-) -> dict:                   # what is special about it: keys of a group
+    module: nn.Module,              # the layer a parameter belongs to
+    prefix: str, name: str,         # the layer's full name, and the parameter's own
+    p: Tensor,                      # the parameter
+    lr: float, wd: float | None,    # the optimizer's learning rate and weight decay
+    cfg: dict,                      # paramwise_cfg
+) -> dict:                          # what is special about it: keys of a group
     "The options of one parameter."
     if not p.requires_grad: return {}
     custom = custom_options(f'{prefix}.{name}', lr, wd, cfg.get('custom_keys') or {})
@@ -266,7 +269,7 @@ def param_options(
         if wd is not None and applies and cfg.get(rule) is not None: return dict(out, weight_decay=wd * cfg[rule])
     return out
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #a674a7d4
+# %% ../../nbs/05_engine/02_optimizers.ipynb #f22ced27
 class DefaultOptimWrapperConstructor:
     "Groups a model's parameters by the rules of `paramwise_cfg`."
     def __call__(self,
@@ -275,6 +278,7 @@ class DefaultOptimWrapperConstructor:
         base_wd: float | None,       # its weight decay
         paramwise_cfg: dict,         # rules
     ) -> list[dict]:                 # groups for a torch optimizer, with names
+        "Every parameter once; those with equal options share a group."
         for key in paramwise_cfg:
             if key not in PARAMWISE:
                 near = difflib.get_close_matches(key, PARAMWISE, 1)
@@ -292,7 +296,7 @@ class DefaultOptimWrapperConstructor:
                 group['params'].append((f'{prefix}.{name}' if prefix else name, p))
         return list(groups.values())
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #79572ca6
+# %% ../../nbs/05_engine/02_optimizers.ipynb #465fdf07
 def build_optimizer(
     params: list,                # parameters, or groups of them
     cfg: dict,                   # dict(type='SGD', lr=.02, ...)
@@ -319,6 +323,8 @@ def build_optim_wrapper(
     if 'type' not in opt_cfg:
         raise ValueError(f"optim_wrapper.optimizer needs a type, as in dict(type='SGD', lr=.02); it has {list(opt_cfg)}")
     maker = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.pop('constructor', None) or DefaultOptimWrapperConstructor)
+    if 'optim_wrapper_cfg' in inspect.signature(maker).parameters:                  # one written for MMEngine makes it all
+        return maker(dict(cfg, optimizer=opt_cfg), rules)(model)
     wrapper = find_component(cfg.pop('type', OptimWrapper), OPTIM_WRAPPERS, 'optim_wrapper')
     groups = maker()(model, opt_cfg.get('lr'), opt_cfg.get('weight_decay'), rules)
     return call(wrapper, dict(optimizer=build_optimizer(groups, opt_cfg), **cfg), 'optim_wrapper')
@@ -335,7 +341,7 @@ def show_groups(
         size = sum(p.numel() for p in g['params'])
         print(f'{g["lr"]:8.2g} {g.get("weight_decay", 0):8.2g} {len(g["params"]):7} {size:9,}  {shown}')
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #62fc5f3b
+# %% ../../nbs/05_engine/02_optimizers.ipynb #b422c391
 def layer_of(
     name: str,       # a parameter's full name
     last: int,       # num_layers: the number of the fourth stage
@@ -347,9 +353,9 @@ def layer_of(
     return ((0, 2, 3, last) if found[1] == 'downsample_layers' else (1, 2, 3 + block // 3, last))[stage]
 
 def stage_of(
-    name: str,
-    n: int,          # num_layers + 2
-) -> int:            # 0 the stem, 1 to 4 the stages, n - 1 whatever comes after
+    name: str,    # a parameter's full name
+    n: int,       # num_layers + 2
+) -> int:         # 0 the stem, 1 to 4 the stages, n - 1 whatever comes after
     "Depth of a parameter in stages."
     found = re.match(r'backbone\.stages\.(\d+)', name)
     if found: return int(found[1]) + 1
@@ -357,14 +363,25 @@ def stage_of(
 
 class LearningRateDecayOptimizerConstructor:
     "Groups a model's parameters by depth: the earlier a layer, the smaller its rate."
-    def __call__(self, model, base_lr, base_wd, paramwise_cfg):
+    def __call__(self,
+        model,               # with a `backbone` of stages
+        base_lr, base_wd,    # the optimizer's learning rate and weight decay
+        paramwise_cfg,       # num_layers, decay_rate and decay_type, see `add_params`
+    ):
+        "Groups of what is trained, one a depth, with and without decay."
         groups = {}
         for name, p in model.named_parameters():
             if p.requires_grad: self.add_params(groups, name, p, base_lr, base_wd, **paramwise_cfg)
         return list(groups.values())
 
-    def add_params(self, groups: dict, name: str, p: Tensor, lr: float, wd: float | None, num_layers: int, decay_rate: float,
-                   decay_type: str = 'layer_wise') -> None:
+    def add_params(self,
+        groups: dict,                      # by depth; changed in place
+        name: str, p: Tensor,              # of the parameter
+        lr: float, wd: float | None,       # the optimizer's learning rate and weight decay
+        num_layers: int,                   # number of the fourth stage
+        decay_rate: float,                 # factor from layer to layer, towards the input
+        decay_type: str = 'layer_wise',    # 'layer_wise' or 'stage_wise'
+    ) -> None:
         "Put one parameter into the group of its depth."
         n = num_layers + 2
         layer = stage_of(name, n) if decay_type == 'stage_wise' else layer_of(name, num_layers)

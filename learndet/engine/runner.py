@@ -11,7 +11,7 @@ __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from
            'loops_from_cfg', 'hooks_from_cfg', 'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg',
            'optimizer_from_cfg', 'setup_env', 'plain_cfg', 'runner_args', 'settings_from_cfg']
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c4cc2369
+# %% ../../nbs/05_engine/09_runner.ipynb #05f4253f
 import bisect, difflib, functools, inspect, itertools, os, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -36,25 +36,28 @@ from .distributed import (DistributedModel, HeldUpdate, all_reduce_dict, barrier
                                          get_world_size, init_dist, is_main_process, preserved_rng, set_random_seed,
                                          set_rng_state, sync_random_seed, to_plain, unwrap_model)
 from .hooks import Hook, call_hooks, insert_hook
-from .logging import LocalVisBackend, LogBuffer, LogProcessor, get_logger, json_safe
+from .logging import LocalVisBackend, LogBuffer, LogProcessor, get_logger, json_safe, usual_backends
 from .optimizers import auto_scale_lr, build_optim_wrapper
 from .schedules import build_schedulers
 
-# %% ../../nbs/05_engine/09_runner.ipynb #958d9911
+# %% ../../nbs/05_engine/09_runner.ipynb #ca847451
 def seed_loader(
-    loader,            # a DataLoader; anything else is left alone
-    seed: int,
-    epoch: int,
+    loader,        # a DataLoader; anything else is left alone
+    seed: int,     # what the draws depend on
+    epoch: int,    # what the draws depend on
 ) -> None:
     "Let what a loader draws depend on seed and epoch alone, and leave the global generators untouched."
     if not isinstance(loader, torch.utils.data.DataLoader): return
     loader.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2 ** 63)
     if isinstance(loader.sampler, torch.utils.data.RandomSampler): loader.sampler.generator = loader.generator
 
-# %% ../../nbs/05_engine/09_runner.ipynb #cc4c60c6
+# %% ../../nbs/05_engine/09_runner.ipynb #03b06ba1
 class SkippableBatches:
     "A batch sampler whose first batches can be left out, unread."
-    def __init__(self, batch_sampler): self.batch_sampler, self.left_out = batch_sampler, 0
+    def __init__(self,
+        batch_sampler,    # torch's, or any other
+    ):
+        self.batch_sampler, self.left_out = batch_sampler, 0
     def skip(self, n: int): self.left_out = n                      # by the next iteration, and only by it
     def __len__(self) -> int: return len(self.batch_sampler)       # of a whole epoch
     def __getattr__(self, name): return getattr(self.__dict__['batch_sampler'], name)
@@ -63,9 +66,9 @@ class SkippableBatches:
         yield from itertools.islice(iter(self.batch_sampler), left_out, None)
 
 def batches_from(
-    loader: Any,
-    skip: int,         # batches of this epoch that are done
-) -> Iterator:         # the others
+    loader: Any,    # a DataLoader, or anything that can be iterated over
+    skip: int,      # batches of this epoch that are done
+) -> Iterator:      # the others
     "The rest of an epoch; a DataLoader does not even read what is left out."
     if not skip: return iter(loader)
     if getattr(loader, 'batch_sampler', None) is None: return itertools.islice(iter(loader), skip, None)
@@ -74,7 +77,7 @@ def batches_from(
     loader.batch_sampler.skip(skip)
     return iter(loader)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #1e5d6112
+# %% ../../nbs/05_engine/09_runner.ipynb #7fbcdf1a
 def prefetch(
     batches: Iterable,         # on the host
     device: torch.device,
@@ -91,13 +94,15 @@ def prefetch(
         for t in tensors_in(batch): t.record_stream(working)
         yield batch
 
-def tensors_in(data: Any) -> Iterator[Tensor]:
+def tensors_in(
+    data: Any,    # nested
+) -> Iterator[Tensor]:
     "All tensors in dicts, lists and tuples."
     if isinstance(data, Tensor): yield data
     elif isinstance(data, (dict, list, tuple)):
         for v in data.values() if isinstance(data, dict) else data: yield from tensors_in(v)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #e08129ae
+# %% ../../nbs/05_engine/09_runner.ipynb #4ab3b5d5
 def interval_milestones(
     interval: int,                                     # from the start
     dynamic_intervals: list[tuple[int, int]] = None,   # pairs (from this step on, interval), steps counted from 1
@@ -108,7 +113,9 @@ def interval_milestones(
 
 class TrainLoop:
     "What both training loops share: where the run is, when to validate, and how one step goes."
-    def __init__(self, val_begin: int = 1, val_interval: int = 1, dynamic_intervals: list = None):
+    def __init__(self,
+        val_begin: int = 1, val_interval: int = 1, dynamic_intervals: list = None,    # see the two loops
+    ):
         self.val_begin, self.val_interval = val_begin, val_interval
         self.milestones = interval_milestones(val_interval, dynamic_intervals)
         self.epoch = self.iter = self.inner_iter = 0           # being worked on, counted from 0
@@ -116,10 +123,15 @@ class TrainLoop:
         self.val_due, self.stop_training, self.busy = False, False, False
         self.runner = self.dataloader = self.stream = None
 
-    def attach(self, runner, dataloader): self.runner, self.dataloader = runner, dataloader
+    def attach(self,
+        runner,
+        dataloader,    # of the training
+    ):
+        self.runner, self.dataloader = runner, dataloader
     def state_dict(self) -> dict: return dict(position=list(self.position), val_due=self.val_due)
 
     def load_state_dict(self, state: dict) -> None:
+        "Go to a position, as it was saved."
         self.position, self.val_due = tuple(state['position']), state['val_due']
         self.epoch, self.iter, self.inner_iter = self.position
 
@@ -190,11 +202,11 @@ def rewind(self: TrainLoop) -> None:
     if self.stream is not None: self.stream.close()
     restart_workers(self.dataloader)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #9de17eba
+# %% ../../nbs/05_engine/09_runner.ipynb #5a6c7c43
 class EpochBasedTrainLoop(TrainLoop):
     "Train `max_epochs` times over the data, and validate between epochs."
     def __init__(self,
-        max_epochs: int,
+        max_epochs: int,                   # passes over the data
         val_begin: int = 1,                # first epoch after which to validate, counted from 1
         val_interval: int = 1,             # epochs between validations
         dynamic_intervals: list = None,    # pairs (from this epoch on, interval)
@@ -207,6 +219,7 @@ class EpochBasedTrainLoop(TrainLoop):
     def max_iters(self) -> int: return self.max_epochs * len(self.dataloader)
 
     def run(self):
+        "All epochs that are left."
         self.begin()
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
@@ -214,6 +227,7 @@ class EpochBasedTrainLoop(TrainLoop):
         self.runner.call_hook('after_train')
 
     def run_epoch(self):
+        "One epoch, or what is left of it."
         runner = self.runner
         runner.mode = 'train'
         runner.model.train()
@@ -223,11 +237,11 @@ class EpochBasedTrainLoop(TrainLoop):
         runner.call_hook('after_train_epoch')
         self.epoch, self.inner_iter = self.epoch + 1, 0
 
-# %% ../../nbs/05_engine/09_runner.ipynb #262ba7a4
+# %% ../../nbs/05_engine/09_runner.ipynb #aa6681de
 class IterBasedTrainLoop(TrainLoop):
     "Train `max_iters` steps, however many epochs that is, and validate every `val_interval` steps."
     def __init__(self,
-        max_iters: int,
+        max_iters: int,                    # training steps
         val_begin: int = 1,                # first step after which to validate, counted from 1
         val_interval: int = 1000,          # steps between validations
         dynamic_intervals: list = None,    # pairs (from this step on, interval), steps counted from 1
@@ -244,6 +258,7 @@ class IterBasedTrainLoop(TrainLoop):
             set_epoch(self.dataloader, self.epoch)
 
     def run(self):
+        "All steps that are left."
         runner = self.runner
         self.begin()
         runner.call_hook('before_train_epoch')
@@ -257,7 +272,7 @@ class IterBasedTrainLoop(TrainLoop):
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #9c8dc322
+# %% ../../nbs/05_engine/09_runner.ipynb #5c2a3470
 class ValLoop:
     "Predict every batch of a loader and hand the predictions to an evaluator."
     mode = 'val'
@@ -267,7 +282,11 @@ class ValLoop:
     ):
         self.fp16, self.val_loss, self.runner = fp16, val_loss, None
 
-    def attach(self, runner, dataloader, evaluator):
+    def attach(self,
+        runner,
+        dataloader, evaluator,    # what is predicted, and who judges it
+    ):
+        "Tie the loop to a run, and tell the evaluator what there is to find."
         self.runner, self.dataloader, self.evaluator = runner, dataloader, evaluator
         self.gathers = hasattr(evaluator, 'metrics')           # such an evaluator collects from all processes by itself
         dataset = getattr(dataloader, 'dataset', None)
@@ -279,7 +298,7 @@ class TestLoop(ValLoop):
     "The same over the test data."
     mode = 'test'
 
-# %% ../../nbs/05_engine/09_runner.ipynb #03ecc17b
+# %% ../../nbs/05_engine/09_runner.ipynb #1b7bb40e
 @patch
 def run(self: ValLoop) -> dict[str, float]:     # the metrics, the same in every process
     "One pass."
@@ -326,7 +345,9 @@ def process_all(self: ValLoop,
     samples = [s for row in itertools.zip_longest(*parts) for s in row if s is not None][:len(self.dataloader.dataset)]
     if is_main_process() and self.evaluator is not None: self.evaluator.process(samples, None)
 
-def mean_losses(losses: list[dict]) -> dict[str, Tensor]:
+def mean_losses(
+    losses: list[dict],    # a dict a batch, name -> 0-d tensor
+) -> dict[str, Tensor]:
     "The mean of every loss over the batches, under the names 'val/loss…'."
     return {f'val/{k}': torch.stack([l[k].float() for l in losses]).mean() for k in (losses[0] if losses else ())}
 
@@ -338,36 +359,36 @@ def usual_hooks() -> dict[str, Hook]:
                 param_scheduler=ParamSchedulerHook(),
                 checkpoint=CheckpointHook(interval=1), visualization=DetVisualizationHook(), progress=ProgressBarHook())
 
-# %% ../../nbs/05_engine/09_runner.ipynb #850b34f7
+# %% ../../nbs/05_engine/09_runner.ipynb #eb2e8bde
 class Runner:
     "Owns a model, its data and its optimizer, and runs the moments of a training around them."
     def __init__(self,
-        model: nn.Module,                  # train_step(data, optim_wrapper), val_step(data)
-        work_dir: str,                     # logs and checkpoints go here
-        train_dataloader=None,             # gives batches for train_step
-        val_dataloader=None,
-        test_dataloader=None,
-        train_cfg: TrainLoop = None,       # EpochBasedTrainLoop(…) or IterBasedTrainLoop(…)
-        val_cfg: ValLoop = None,           # ValLoop() when there is something to validate
+        model: nn.Module,                # train_step(data, optim_wrapper), val_step(data)
+        work_dir: str,                   # logs and checkpoints go here
+        train_dataloader=None,           # gives batches for train_step
+        val_dataloader=None,             # batches for val_step
+        test_dataloader=None,            # batches for test_step, or val_step
+        train_cfg: TrainLoop = None,     # EpochBasedTrainLoop(…) or IterBasedTrainLoop(…)
+        val_cfg: ValLoop = None,         # ValLoop() when there is something to validate
         test_cfg: ValLoop = None,
-        optim_wrapper=None,                # update_params(loss)
-        param_scheduler: list = None,      # schedules with step() and by_epoch
-        val_evaluator=None,                # process(samples, batch), evaluate(n) -> dict
-        test_evaluator=None,
-        default_hooks: dict = None,        # name -> hook, or None to leave that one out
-        custom_hooks: list = (),
-        load_from: str = None,             # weights to start from
-        resume: bool | str = False,        # a path; or True: go on from `load_from`, or from the newest file of work_dir
-        seed: int = None,                  # drawn when None, and the same for all processes
-        deterministic: bool = False,       # see set_random_seed
+        optim_wrapper=None,              # update_params(loss)
+        param_scheduler: list = None,    # schedules with step() and by_epoch
+        val_evaluator=None,              # process(samples, batch), evaluate(n) -> dict
+        test_evaluator=None,             # the same for the test
+        default_hooks: dict = None,      # name -> hook, or None to leave that one out
+        custom_hooks: list = (),         # besides the default ones
+        load_from: str = None,           # weights to start from
+        resume: bool | str = False,      # a path; or True: go on from `load_from`, or from the newest file of work_dir
+        seed: int = None,                # drawn when None, and the same for all processes
+        deterministic: bool = False,     # see set_random_seed
         log_processor: LogProcessor = None,
-        log_level: str = 'INFO',           # of what is printed
-        vis_backends: list = None,         # classes, called with the folder vis_data; [LocalVisBackend] when None
-        lr_rule: str = 'as given',         # how the learning rate was chosen, for the start line
-        experiment_name: str = None,       # the last part of work_dir when None
-        device: torch.device = None,       # of the model; where its parameters are when None
-        distributed: dict = None,          # arguments of DistributedModel
-        cfg=None,                          # the config this run was made from, kept in checkpoints
+        log_level: str = 'INFO',         # of what is printed
+        vis_backends: list = None,       # classes, called with the folder vis_data; [LocalVisBackend] when None
+        lr_rule: str = 'as given',       # how the learning rate was chosen, for the start line
+        experiment_name: str = None,     # the last part of work_dir when None
+        device: torch.device = None,     # of the model; where its parameters are when None
+        distributed: dict = None,        # arguments of DistributedModel
+        cfg=None,                        # the config this run was made from, kept in checkpoints
     ):
         self.model, self.work_dir, self.cfg, self.lr_rule = model, Path(work_dir), cfg, lr_rule
         self.device = torch.device(device or next((p.device for p in model.parameters()), 'cpu'))
@@ -400,9 +421,11 @@ class Runner:
     max_epochs = property(lambda self: self.train_loop.max_epochs if self.train_loop else 1)
     max_iters = property(lambda self: self.train_loop.max_iters if self.train_loop else 0)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #1ae23237
+# %% ../../nbs/05_engine/09_runner.ipynb #915064ac
 @patch
-def set_loops(self: Runner, train_cfg, val_cfg, test_cfg) -> None:
+def set_loops(self: Runner,
+    train_cfg, val_cfg, test_cfg,    # as given to Runner
+) -> None:
     "Tie the loops to this run."
     self.train_loop = train_cfg
     self.val_loop = (val_cfg or ValLoop()) if self.val_dataloader is not None else None
@@ -412,19 +435,28 @@ def set_loops(self: Runner, train_cfg, val_cfg, test_cfg) -> None:
     if self.test_loop is not None: self.test_loop.attach(self, self.test_dataloader, self.test_evaluator)
 
 @patch
-def add_hooks(self: Runner, replaced: dict, custom_hooks: Iterable) -> None:
+def add_hooks(self: Runner,
+    replaced: dict,            # name -> hook or None
+    custom_hooks: Iterable,    # the user's
+) -> None:
     "The usual hooks, as changed, then the user's."
     self._hooks = []
     for hook in [*(usual_hooks() | dict(replaced)).values(), *custom_hooks]:
         if hook is not None: self.register_hook(hook)
 
 @patch
-def register_hook(self: Runner, hook: Hook, priority: int | str = None) -> None:
+def register_hook(self: Runner,
+    hook: Hook,
+    priority: int | str = None,    # None: the hook's own
+) -> None:
     "Add one hook at its place."
     insert_hook(self._hooks, hook, priority)
 
 @patch
-def call_hook(self: Runner, fn_name: str, **kwargs) -> None:
+def call_hook(self: Runner,
+    fn_name: str,    # one of MOMENTS
+    **kwargs,
+) -> None:
     "A moment has come."
     call_hooks(self._hooks, fn_name, self, **kwargs)
 
@@ -433,7 +465,7 @@ def find_hook(self: Runner, kind: type) -> Hook | None:
     "The first hook of a class."
     return next((h for h in self._hooks if isinstance(h, kind)), None)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a59deb13
+# %% ../../nbs/05_engine/09_runner.ipynb #433d3f81
 _run_numbers = itertools.count()
 
 @patch
@@ -466,12 +498,19 @@ def check_writable(
                       f'Choose another work_dir') from e
 
 @patch
-def add_scalars(self: Runner, scalars: dict, step: int) -> None:
+def add_scalars(self: Runner,
+    scalars: dict,    # name -> number or text
+    step: int,        # iteration or epoch
+) -> None:
     "Write one record to all backends."
     for backend in self.backends: backend.add_scalars(scalars, step)
 
 @patch
-def add_image(self: Runner, name: str, image: np.ndarray, step: int) -> None:
+def add_image(self: Runner,
+    name: str,            # of the picture
+    image: np.ndarray,    # (H, W, 3) uint8 RGB
+    step: int,            # iteration or epoch
+) -> None:
     "Give one picture to all backends."
     for backend in self.backends: backend.add_image(name, image, step)
 
@@ -480,7 +519,7 @@ def close(self: Runner) -> None:
     "Close files; they open again when something is written."
     for backend in self.backends: backend.close()
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c35b6500
+# %% ../../nbs/05_engine/09_runner.ipynb #c27f7b22
 @patch
 def start_lines(self: Runner) -> list[str]:
     "What is trained on, and how."
@@ -493,38 +532,38 @@ def start_lines(self: Runner) -> list[str]:
         f'{len(dataset)} images, {batch}, lr {lr:.3g} ({self.lr_rule}), {length}, seed {self.seed}, {self.device}']
 
 def batch_size_of(
-    loader: Any,
-) -> int | None:       # None: not known
+    loader: Any,    # a DataLoader, or anything like one
+) -> int | None:    # None: not known
     "Images in a batch of one process."
     return getattr(loader, 'batch_size', None) or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
 
 def length_of(
-    loader: Any,
-) -> int | None:       # None: without end
+    loader: Any,    # a DataLoader, or anything like one
+) -> int | None:    # None: without end
     "Batches in an epoch of one process."
     try: return len(loader)
     except TypeError: return None
 
 def check_loader(
-    loader: Any,
-) -> None:             # ValueError when it is empty
+    loader: Any,    # of the training
+) -> None:          # ValueError when it is empty
     "A loader without a single batch is an error, not a very short training."
     if length_of(loader) == 0:
         raise ValueError(f'the training data has {len(loader.dataset)} images, which is less than one batch of '
                          f'{batch_size_of(loader)}: no step would be done. Use a smaller batch_size, or drop_last=False')
 
 def check_pictures(
-    loader: Any,
-) -> None:             # DatasetError when some are missing
+    loader: Any,    # of the training
+) -> None:          # DatasetError when some are missing
     "Pictures that are not there stop a run before its first step."
     dataset = getattr(loader, 'dataset', None)
     if hasattr(dataset, 'check_pictures'): dataset.check_pictures()
 
-# %% ../../nbs/05_engine/09_runner.ipynb #6df7d291
+# %% ../../nbs/05_engine/09_runner.ipynb #01519a34
 @patch
 def state_dict(self: Runner,
-    save_optimizer: bool = True,           # whatever a resume needs besides weights
-    save_param_scheduler: bool = True,
+    save_optimizer: bool = True,          # whatever a resume needs besides weights
+    save_param_scheduler: bool = True,    # and where the schedules stand
 ) -> dict:
     "Everything that decides what the next step will do."
     model = unwrap_model(self.model)
@@ -557,10 +596,10 @@ def cfg_text(
 
 @patch
 def save_checkpoint(self: Runner,
-    path,                              # the file
-    save_optimizer: bool = True,
-    save_param_scheduler: bool = True,
-    meta: dict = None,                 # anything to add to the file's meta
+    path,                                 # the file
+    save_optimizer: bool = True,          # see state_dict
+    save_param_scheduler: bool = True,    # see state_dict
+    meta: dict = None,                    # anything to add to the file's meta
 ) -> Path:
     "Write the run into one file (in the main process), in one step that cannot be seen half done."
     checkpoint = self.state_dict(save_optimizer, save_param_scheduler)
@@ -570,12 +609,12 @@ def save_checkpoint(self: Runner,
     self.call_hook('after_save_checkpoint', checkpoint=checkpoint)
     return Path(path)
 
-# %% ../../nbs/05_engine/09_runner.ipynb #9b12d04f
+# %% ../../nbs/05_engine/09_runner.ipynb #16739701
 @patch
 def load_checkpoint(self: Runner,
-    path,                      # a file with weights
-    strict: bool = False,
-):                             # a LoadReport
+    path,                    # a file with weights
+    strict: bool = False,    # missing or unexpected names are an error
+):                           # a LoadReport
     "Take the weights of a file and nothing else: training starts at epoch 0."
     self.start()
     checkpoint = read_checkpoint(path)
@@ -607,7 +646,9 @@ def resume(self: Runner,
     self.logger.info(f'resumed from {path}: epoch {self.epoch}, iteration {self.iter}')
 
 @patch
-def load_hook_states(self: Runner, states: list) -> None:
+def load_hook_states(self: Runner,
+    states: list,    # pairs of a class's name and its state
+) -> None:
     "Give every hook what a hook of its name remembered; two of one name, in order."
     states = list(states)
     for hook in self._hooks:
@@ -620,11 +661,11 @@ def restore_rng(self: Runner) -> None:
     if self.rng_to_restore is not None: set_rng_state(self.rng_to_restore)
     self.rng_to_restore = None
 
-# %% ../../nbs/05_engine/09_runner.ipynb #0e57a0f7
+# %% ../../nbs/05_engine/09_runner.ipynb #b87d92b7
 @patch
 def check_same_run(self: Runner,
-    meta: dict,        # of the checkpoint
-    path,
+    meta: dict,    # of the checkpoint
+    path,          # its file, for messages
 ) -> None:
     "Errors for what makes a resume impossible, warnings for what only makes it different."
     mine, name = self.meta(), Path(path).name
@@ -738,7 +779,7 @@ def memory_hint(self: Runner) -> str:
             f'accumulative_counts={counts * 2} is the same training; smaller images, AmpOptimWrapper and with_cp=True '
             f'need less as well')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #96dd1e36
+# %% ../../nbs/05_engine/09_runner.ipynb #138d3b41
 @patch
 def val(self: Runner) -> dict[str, float]:
     "Validate once, with the weights of `load_from` if that is given."
@@ -750,7 +791,10 @@ def test(self: Runner) -> dict[str, float]:
     return self.one_pass(self.test_loop, 'test', 'test')
 
 @patch
-def one_pass(self: Runner, loop: ValLoop, verb: str, name: str) -> dict[str, float]:
+def one_pass(self: Runner,
+    loop: ValLoop,
+    verb: str, name: str,    # for the message when there is no data
+) -> dict[str, float]:
     "One pass of a loop, outside of training."
     if loop is None: raise ValueError(f'nothing to {verb}: give {name}_dataloader')
     with fail_together():
@@ -764,14 +808,14 @@ def one_pass(self: Runner, loop: ValLoop, verb: str, name: str) -> dict[str, flo
     self.close()
     return metrics
 
-# %% ../../nbs/05_engine/09_runner.ipynb #e39f246c
+# %% ../../nbs/05_engine/09_runner.ipynb #527184b9
 NOT_THESE_CLASSES = ('rpn', 'semantic', 'backbone')      # in a path of a model config: its num_classes counts other things
 
 def fill_num_classes(
-    cfg: Any,              # a model's config; changed copies come back
-    classes: tuple,        # of the dataset
-    source: str,           # what the dataset is called, for messages
-    where: str = 'model',
+    cfg: Any,                # a model's config; changed copies come back
+    classes: tuple,          # of the dataset
+    source: str,             # what the dataset is called, for messages
+    where: str = 'model',    # path of `cfg` in the whole config, for messages
 ) -> Any:
     "Every head gets the number of classes of the dataset; another number that somebody wrote is an error."
     if isinstance(cfg, (list, tuple)):
@@ -786,7 +830,9 @@ def fill_num_classes(
                          f'Leave num_classes out of the config, or set metainfo.classes of the dataset')
     return cfg
 
-def takes_num_classes(kind: str | type) -> bool:
+def takes_num_classes(
+    kind: str | type,    # a `type`
+) -> bool:
     "Whether a component asks for the number of classes."
     try: return 'num_classes' in inspect.signature(locate(kind) if isinstance(kind, str) else kind).parameters
     except (LookupError, ValueError, TypeError): return False
@@ -881,8 +927,10 @@ def init_weights(
         if not weights_follow: raise
         print(f'the pretrained backbone was not loaded ({e}); load_from follows')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #f76b358c
-def loops_from_cfg(cfg: dict) -> dict:
+# %% ../../nbs/05_engine/09_runner.ipynb #8255ceb2
+def loops_from_cfg(
+    cfg: dict,    # the whole config
+) -> dict:
     "The loops whose data the config has."
     loops = {}
     for mode, kind in (('train', 'EpochBasedTrainLoop'), ('val', 'ValLoop'), ('test', 'TestLoop')):
@@ -895,24 +943,31 @@ def loops_from_cfg(cfg: dict) -> dict:
         loops[f'{mode}_cfg'] = loop
     return loops
 
-def hooks_from_cfg(cfg: dict) -> dict:
+def hooks_from_cfg(
+    cfg: dict,    # the whole config
+) -> dict:
     "Default hooks as changed by the config, and custom hooks."
     usual, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or ()
     check_keys(usual, usual_hooks(), 'default_hooks', others=.8)         # 'chekpoint' would be a second hook beside the usual one
     return dict(default_hooks={k: hook_from_cfg(v, f'default_hooks.{k}') for k, v in usual.items()},
                 custom_hooks=[hook_from_cfg(h, f'custom_hooks[{i}]') for i, h in enumerate(custom)])
 
-def hook_from_cfg(cfg: dict | Hook | None, where: str) -> Hook | None:
+def hook_from_cfg(
+    cfg: dict | Hook | None,    # dict(type=…, arguments), a ready hook, or None
+    where: str,                 # for messages
+) -> Hook | None:
     "One hook; a `priority` beside its arguments is respected."
     if not isinstance(cfg, dict): return cfg
     hook = HOOKS.build({k: v for k, v in cfg.items() if k != 'priority'}, where)
     if cfg.get('priority') is not None: hook.priority = cfg['priority']
     return hook
 
-def backends_from_cfg(cfgs: list | None) -> list | None:
+def backends_from_cfg(
+    cfgs: list | None,     # dicts with a `type`; None or empty: the usual ones
+) -> list:
     "Functions from a folder to a writer."
-    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}, f'vis_backends[{i}]', VISBACKENDS)
-            for i, c in enumerate(cfgs)] if cfgs else None
+    if not cfgs: return usual_backends()
+    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}, f'vis_backends[{i}]', VISBACKENDS) for i, c in enumerate(cfgs)]
 
 def evaluator_from_cfg(
     cfg: Any,          # a metric, a list of them, or a ready evaluator

@@ -19,7 +19,7 @@ import numpy as np
 from ..core.patch import patch
 from ..core.registry import PARAM_SCHEDULERS, call, find_component
 
-# %% ../../nbs/05_engine/03_schedules.ipynb #ae3c6dec
+# %% ../../nbs/05_engine/03_schedules.ipynb #5c877757
 INF = int(1e9)          # the end of a piece that has none
 
 def get_param(
@@ -29,7 +29,10 @@ def get_param(
     "A parameter of one group; Adam's momentum is its first beta."
     return group['betas'][0] if name == 'momentum' and 'betas' in group else group[name]
 
-def set_param(group: dict, name: str, value: float) -> None:
+def set_param(
+    group: dict, name: str,    # of an optimizer; 'lr', 'momentum' ...
+    value: float,              # the new one
+) -> None:
     "Set a parameter of one group."
     if name == 'momentum' and 'betas' in group: group['betas'] = (value, *group['betas'][1:])
     else: group[name] = value

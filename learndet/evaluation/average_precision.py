@@ -6,7 +6,7 @@
 __all__ = ['AREA_RANGES', 'bbox_overlaps_numpy', 'precision_recall', 'average_precision', 'bbox_areas', 'flat_ground_truth',
            'prediction_of', 'FlatPredictions', 'flatten_predictions', 'BaseMetric']
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #216eefe1
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #6519ded2
 from dataclasses import dataclass, field
 from typing import Any
 import numpy as np
@@ -14,7 +14,7 @@ from ..core.draw import to_numpy
 from ..core.patch import patch
 from ..core.registry import nearest
 from ..data.base_dataset import FlatGT
-from ..engine.distributed import gather_objects
+from ..engine.distributed import broadcast_object, gather_objects, is_main_process
 from ..structures.masks import bitmap_to_rle
 
 # %% ../../nbs/06_evaluation/00_average_precision.ipynb #8989d7bb
@@ -45,13 +45,13 @@ def precision_recall(
     eps = np.finfo(np.float32).eps
     return tp / np.maximum(np.asarray(num_gts)[..., None], eps), tp / np.maximum(tp + fp, eps)
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #07d9da28
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #83abb411
 def average_precision(
     recalls: np.ndarray,         # (D,) or (S, D) for S curves at once; never falling
     precisions: np.ndarray,      # the same shape
     mode: str = 'area',          # or '11points' (VOC 2007), '101points' (COCO)
 ) -> float | np.ndarray:         # in [0, 1]; (S,) for S curves
-    "The area below the stairs of a precision-recall curve, exact or sampled (EVAL-6)."
+    "The area below the stairs of a precision-recall curve, exact or sampled (EVAL-6) (PASCAL VOC: area since 2010, 11points before)."
     recalls, precisions = np.asarray(recalls, np.float64), np.asarray(precisions, np.float64)
     if recalls.shape != precisions.shape: raise ValueError(f'recalls are {recalls.shape}, precisions {precisions.shape}')
     if recalls.ndim == 1: return float(average_precision(recalls[None], precisions[None], mode)[0])
@@ -182,7 +182,7 @@ def _usable(bboxes: np.ndarray, scores: np.ndarray, img_index: np.ndarray, img_i
             notes.append(f'{bad.sum()} predictions {what} and were rejected (images {where})')
     return ~(broken | inverted), notes
 
-# %% ../../nbs/06_evaluation/00_average_precision.ipynb #41fdae21
+# %% ../../nbs/06_evaluation/00_average_precision.ipynb #78348af0
 class BaseMetric:
     "Collects predictions; subclasses say in `compute` what they are worth."
     default_prefix = ''
@@ -217,11 +217,11 @@ def process(self: BaseMetric,
 def evaluate(self: BaseMetric,
     size: int = None,        # how many images there were; the ground truth knows
 ) -> dict[str, float]:       # 'prefix/name' -> value
-    "Gather what all processes predicted, compute, and be ready for the next round."
+    "Gather what all processes predicted, let the first one compute, tell the others, and be ready for the next round."
     results = [result for part in gather_objects(self.results) for result in part]
     if self.gt is None: raise RuntimeError(f'{type(self).__name__}: set_ground_truth(dataset.ground_truth()) comes first')
     predictions = flatten_predictions(results, self.gt)
     self.results, self.notes = [], predictions.notes
-    for note in self.notes: print(f'{type(self).__name__}: {note}')
-    found = self.compute(self.gt, predictions)
+    for note in self.notes if is_main_process() else (): print(f'{type(self).__name__}: {note}')
+    found = broadcast_object(self.compute(self.gt, predictions) if is_main_process() else None)
     return {f'{self.prefix}/{key}' if self.prefix else key: value for key, value in found.items()}

@@ -417,7 +417,7 @@ def explain_zero(
     return [f'{share:.0%} of the objects have any box on them; there are {count} predictions, the best score is '
             f'{best:.3g}. Too little training, or other pictures than the model learned from?']
 
-# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #9376891d
+# %% ../../nbs/06_evaluation/01_coco_metric.ipynb #39dc13f9
 def results_as_json(
     gt: FlatGT,                # whose image and category ids are written
     pred: FlatPredictions,     # D detections
@@ -436,22 +436,23 @@ def results_as_json(
     return rows
 
 class CocoMetric(BaseMetric):
-    "COCO's average precision and recall, of boxes, masks and proposals."
+    "COCO's average precision and recall, of boxes, masks and proposals (COCO, arXiv:1405.0312)."
     default_prefix = 'coco'
     kinds = ('bbox', 'segm', 'proposal', 'proposal_fast')
 
     def __init__(self,
-        ann_file: str = None,                                  # a COCO file; not needed if the dataset gives its objects
-        metric: str | list[str] = 'bbox',                      # 'bbox', 'segm', 'proposal', 'proposal_fast'
-        classwise: bool = False,                               # also the AP of each class, and a table
-        proposal_nums: tuple[int, ...] = (100, 300, 1000),     # limits of proposals
-        iou_thrs: float | list[float] = None,                  # T thresholds; 0.5, 0.55, … 0.95 when None
-        metric_items: list[str] = None,                        # which numbers, as in `CocoResult.stats`; all when None
-        format_only: bool = False,                             # write result files, compute nothing
-        outfile_prefix: str = None,                            # result files are written as '<prefix>.bbox.json'
-        prefix: str = None,                                    # before every name, 'coco' when None
-        collect_device: str = 'cpu',                           # this and the rest: accepted for MMDetection's sake, unused
-        backend_args: dict = None, file_client_args: dict = None, sort_categories: bool = False, use_mp_eval: bool = False,
+        ann_file: str = None,                                        # a COCO file; not needed if the dataset gives its objects
+        metric: str | list[str] = 'bbox',                            # 'bbox', 'segm', 'proposal', 'proposal_fast'
+        classwise: bool = False,                                     # also the AP of each class, and a table
+        proposal_nums: tuple[int, ...] = (100, 300, 1000),           # limits of proposals
+        iou_thrs: float | list[float] = None,                        # T thresholds; 0.5, 0.55, … 0.95 when None
+        metric_items: list[str] = None,                              # which numbers, as in `CocoResult.stats`; all when None
+        format_only: bool = False,                                   # write result files, compute nothing
+        outfile_prefix: str = None,                                  # result files are written as '<prefix>.bbox.json'
+        prefix: str = None,                                          # before every name, 'coco' when None
+        collect_device: str = 'cpu',                                 # this and the rest: accepted for MMDetection's sake, unused
+        backend_args: dict = None, file_client_args: dict = None,    # accepted for MMDetection's sake
+        sort_categories: bool = False, use_mp_eval: bool = False,    # the same
     ):
         super().__init__(prefix)
         self.ann_file, self.classwise = ann_file, classwise

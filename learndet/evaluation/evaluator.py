@@ -66,7 +66,7 @@ def evaluate(self: Evaluator,
         numbers.update(found)
     return numbers
 
-# %% ../../nbs/06_evaluation/03_evaluator.ipynb #27d5b87e
+# %% ../../nbs/06_evaluation/03_evaluator.ipynb #90b2dfc9
 class DumpDetResults(BaseMetric):
     "Keeps all predictions in a file, to be judged later."
 
@@ -89,10 +89,11 @@ def evaluate(self: DumpDetResults,
     unique = {}
     for part in gather_objects(self.results):
         for result in part: unique.setdefault(result['img_id'], result)
-    if is_main_process(): save_checkpoint(dict(predictions=to_plain(list(unique.values()))), self.path)
+    self.results = []
+    if not is_main_process(): return {}
+    save_checkpoint(dict(predictions=to_plain(list(unique.values()))), self.path)
     detections = sum(len(result['bboxes']) for result in unique.values())
     print(f'{len(unique)} images with {detections} detections written to {self.path.name}')
-    self.results = []
     return {}
 
 def load_predictions(

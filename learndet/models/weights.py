@@ -98,7 +98,7 @@ def check_hash(
     raise ValueError(f'{path} is damaged or cut: its name promises SHA-256 {promise}..., it has {sha.hexdigest()[:8]}... '
                      f'({path.stat().st_size} bytes). Delete it and fetch it again')
 
-# %% ../../nbs/04_models/06_weights.ipynb #13cc72f6
+# %% ../../nbs/04_models/06_weights.ipynb #84fedb26
 def read_weights(
     source: str,                    # as `weight_file` takes it
     prefix: str | None = None,      # only keys that start with it, and without it
@@ -115,9 +115,9 @@ def read_weights(
     return state if prefix is None else with_prefix(state, prefix.rstrip('.') + '.', path.name)
 
 def with_prefix(
-    state: dict[str, Tensor],
-    prefix: str,                # 'backbone.'
-    where: str,                 # name of the file, for the message
+    state: dict[str, Tensor],    # name -> tensor
+    prefix: str,                 # 'backbone.'
+    where: str,                  # name of the file, for the message
 ) -> dict[str, Tensor]:
     "The part of a model's weights whose names start with `prefix`, without it."
     found = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
@@ -167,7 +167,7 @@ def load_matching(
     model.load_state_dict(usable, strict=False)
     return report
 
-# %% ../../nbs/04_models/06_weights.ipynb #7bb07a4c
+# %% ../../nbs/04_models/06_weights.ipynb #12ba4179
 def adapt_input_channels(
     weight: Tensor,         # (C_out, 3, h, w) of a first convolution
     in_channels: int,       # what the model's pictures have
@@ -178,10 +178,10 @@ def adapt_input_channels(
     return torch.cat([weight, weight.new_zeros(len(weight), in_channels - weight.shape[1], *weight.shape[2:])], dim=1)
 
 def fit_tensor(
-    name: str,
-    given: Tensor,              # from the file
-    own: Tensor,                # of the model
-) -> tuple[str, Tensor]:        # 'loaded', 'adapted' or 'mismatched', and what to copy
+    name: str,              # the tensor's, for messages
+    given: Tensor,          # from the file
+    own: Tensor,            # of the model
+) -> tuple[str, Tensor]:    # 'loaded', 'adapted' or 'mismatched', and what to copy
     "A tensor for the model's place; the first convolution may take other pictures."
     if given.shape == own.shape: return 'loaded', given
     first = name.removeprefix('backbone.') in ('conv1.weight', 'stem.0.weight')
@@ -189,7 +189,7 @@ def fit_tensor(
     if first and fits and given.shape[1] == 3: return 'adapted', adapt_input_channels(given, own.shape[1])
     return 'mismatched', given
 
-# %% ../../nbs/04_models/06_weights.ipynb #3f5cf269
+# %% ../../nbs/04_models/06_weights.ipynb #32e0df8f
 PYRAMID_NAMES = [
     (r'^backbone\.body\.', r'backbone.'),
     (r'^backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?', r'neck.lateral_convs.\1.conv.'),
@@ -215,7 +215,7 @@ FASTER_RCNN_NAMES = PYRAMID_NAMES + [
     (r'^roi_heads\.box_predictor\.bbox_pred\.', r'roi_head.bbox_head.fc_reg.')]
 
 def rename_keys(
-    state: dict[str, Tensor],
+    state: dict[str, Tensor],        # name -> tensor
     rules: list[tuple[str, str]],    # pattern and replacement, applied in this order
 ) -> dict[str, Tensor]:
     "The same tensors under other names; a name no rule touches is an error."

@@ -95,16 +95,22 @@ def __repr__(self: BaseDataElement) -> str:
              'DATA FIELDS', *(f'{name}: {value!r}' for name, value in self._data.items())]
     return f'<{type(self).__name__}(\n\n' + indent('\n'.join(lines), '    ') + '\n)>'
 
-# %% ../../nbs/01_structures/04_instance_data.ipynb #88df0591
+# %% ../../nbs/01_structures/04_instance_data.ipynb #c9a63ba5
 _required = object()
 
 @patch
-def get(self: BaseDataElement, name: str, default: Any = None) -> Any:
+def get(self: BaseDataElement,
+    name: str,              # of a field or of metainfo
+    default: Any = None,    # when there is neither
+) -> Any:
     "The field of that name, or `default`."
     return self._data.get(name, self._metainfo.get(name, default))
 
 @patch
-def pop(self: BaseDataElement, name: str, default: Any = _required) -> Any:
+def pop(self: BaseDataElement,
+    name: str,                   # of a field or of metainfo
+    default: Any = _required,    # when there is neither
+) -> Any:
     "Take a field out; where there is none, the `default`, and without a default an error."
     for fields in (self._data, self._metainfo):
         if name in fields: return fields.pop(name)

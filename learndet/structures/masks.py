@@ -18,12 +18,12 @@ from torch import Tensor
 from ..core.fast_paths import torchvision_ops
 from ..core.patch import patch
 
-# %% ../../nbs/01_structures/03_masks.ipynb #70dffaf6
+# %% ../../nbs/01_structures/03_masks.ipynb #fd6e2cab
 def polygons_to_bitmap(
-    polygons: list,     # the parts of one object: flat x, y, x, y, … of at least three points, pixels
-    height: int,        # of the image, pixels
-    width: int,
-) -> np.ndarray:        # (H, W) uint8, 1 inside any part
+    polygons: list,    # the parts of one object: flat x, y, x, y, … of at least three points, pixels
+    height: int,       # of the image, pixels
+    width: int,        # W, pixels
+) -> np.ndarray:       # (H, W) uint8, 1 inside any part
     "One object's polygons, filled as COCO's tools fill them; a part that crosses itself is filled where they say."
     for part in polygons:
         if len(part) < 6 or len(part) % 2:
@@ -31,12 +31,12 @@ def polygons_to_bitmap(
     if not len(polygons): return np.zeros((height, width), np.uint8)
     return rle.decode(rle.merge(rle.frPyObjects([np.asarray(part, float).tolist() for part in polygons], height, width)))
 
-# %% ../../nbs/01_structures/03_masks.ipynb #592feef6
+# %% ../../nbs/01_structures/03_masks.ipynb #d36b65f7
 def segmentation_to_bitmap(
-    segmentation: list | dict,      # polygons, or run lengths: dict(size=(H, W), counts=list, str or bytes)
-    height: int,                    # of the image, pixels
-    width: int,
-) -> np.ndarray:                    # (H, W) uint8, 1 inside
+    segmentation: list | dict,    # polygons, or run lengths: dict(size=(H, W), counts=list, str or bytes)
+    height: int,                  # of the image, pixels
+    width: int,                   # W, pixels
+) -> np.ndarray:                  # (H, W) uint8, 1 inside
     "A COCO `segmentation` of any of its three kinds as a bitmap."
     if not isinstance(segmentation, dict): return polygons_to_bitmap(segmentation, height, width)
     if tuple(segmentation['size']) != (height, width):
@@ -52,7 +52,7 @@ def bitmap_to_rle(
     encoded = rle.encode(np.asfortranarray(mask, np.uint8))
     return dict(size=[int(n) for n in encoded['size']], counts=encoded['counts'].decode())
 
-# %% ../../nbs/01_structures/03_masks.ipynb #15cfc63e
+# %% ../../nbs/01_structures/03_masks.ipynb #1dd2ab28
 class BaseInstanceMasks:
     "A sequence of masks of one image; `masks`, `height` and `width` come from the class that holds them."
     def __len__(self) -> int: return len(self.masks)
@@ -66,9 +66,9 @@ class BaseInstanceMasks:
 class BitmapMasks(BaseInstanceMasks):
     "Masks as pictures of zeros and ones."
     def __init__(self,
-        masks: np.ndarray | list | Tensor,      # (n, H, W) or n × (H, W), 0/1
-        height: int = None,                     # of the image, pixels; that of the masks when None
-        width: int = None,
+        masks: np.ndarray | list | Tensor,    # (n, H, W) or n × (H, W), 0/1
+        height: int = None,                   # of the image, pixels; that of the masks when None
+        width: int = None,                    # W, pixels
     ):
         if isinstance(masks, Tensor): masks = masks.detach().cpu().numpy()
         if len(masks) == 0 and height is not None: masks = np.zeros((0, height, width))
@@ -88,9 +88,12 @@ class BitmapMasks(BaseInstanceMasks):
     def to_bitmap(self) -> 'BitmapMasks': return self
 
     @classmethod
-    def cat(cls, masks: list) -> 'BitmapMasks': return cls(np.concatenate([each.masks for each in masks]))
+    def cat(cls,
+        masks: list,    # of one size each
+    ) -> 'BitmapMasks':
+        return cls(np.concatenate([each.masks for each in masks]))
 
-# %% ../../nbs/01_structures/03_masks.ipynb #a7221e6a
+# %% ../../nbs/01_structures/03_masks.ipynb #7b1c68d3
 def polygon_area(
     polygon: np.ndarray,    # (2·points,) flat x, y, x, y, …, pixels
 ) -> float:                 # square pixels
@@ -101,9 +104,9 @@ def polygon_area(
 class PolygonMasks(BaseInstanceMasks):
     "Masks as outlines: for each object a list of parts, for each part its points."
     def __init__(self,
-        masks: list,        # n × parts × flat (2·points,) x, y, x, y, …, pixels
-        height: int,        # of the image, pixels
-        width: int,
+        masks: list,    # n × parts × flat (2·points,) x, y, x, y, …, pixels
+        height: int,    # of the image, pixels
+        width: int,     # W, pixels
     ):
         self.masks = [[np.asarray(part, np.float64) for part in parts] for parts in masks]
         self.height, self.width = height, width
@@ -120,7 +123,9 @@ class PolygonMasks(BaseInstanceMasks):
         return np.array([sum(map(polygon_area, parts)) for parts in self.masks], np.float64)
 
     @classmethod
-    def cat(cls, masks: list) -> 'PolygonMasks':
+    def cat(cls,
+        masks: list,    # of one size each
+    ) -> 'PolygonMasks':
         return cls([parts for each in masks for parts in each.masks], masks[0].height, masks[0].width)
 
 # %% ../../nbs/01_structures/03_masks.ipynb #a9654d04
@@ -179,41 +184,55 @@ def warp(self: PolygonMasks,
     matrix = np.asarray(matrix, np.float64)
     return _map_points(self, lambda points: points @ matrix[:, :2].T + matrix[:, 2], out_shape)
 
-# %% ../../nbs/01_structures/03_masks.ipynb #6b6cd334
+# %% ../../nbs/01_structures/03_masks.ipynb #20c46133
 @patch
-def resize(self: BitmapMasks, out_shape: tuple[int, int]) -> BitmapMasks:
+def resize(self: BitmapMasks,
+    out_shape: tuple[int, int],    # (H, W), pixels
+) -> BitmapMasks:
     "Masks of an image resized to (H, W): each pixel takes the value its centre came from."
     H, W = out_shape
     return BitmapMasks([cv2.resize(mask, (W, H), interpolation=cv2.INTER_NEAREST_EXACT) for mask in self.masks], H, W)
 
 @patch
-def flip(self: BitmapMasks, direction: str = 'horizontal') -> BitmapMasks:
+def flip(self: BitmapMasks,
+    direction: str = 'horizontal',    # 'horizontal', 'vertical' or 'diagonal'
+) -> BitmapMasks:
     "Masks of a mirrored image: 'horizontal', 'vertical' or 'diagonal' (both)."
     axes = dict(horizontal=(2,), vertical=(1,), diagonal=(1, 2))
     if direction not in axes: raise ValueError(f"direction is 'horizontal', 'vertical' or 'diagonal', got {direction!r}")
     return BitmapMasks(np.flip(self.masks, axes[direction]))
 
 @patch
-def pad(self: BitmapMasks, out_shape: tuple[int, int], pad_val: int = 0) -> BitmapMasks:
+def pad(self: BitmapMasks,
+    out_shape: tuple[int, int],    # (H, W), pixels, not smaller
+    pad_val: int = 0,              # of the new pixels
+) -> BitmapMasks:
     "Rows below and columns to the right, until the masks are (H, W)."
     more = (0, 0), (0, out_shape[0] - self.height), (0, out_shape[1] - self.width)
     return BitmapMasks(np.pad(self.masks, more, constant_values=pad_val))
 
 @patch
-def expand(self: BitmapMasks, expanded_h: int, expanded_w: int, top: int, left: int) -> BitmapMasks:
+def expand(self: BitmapMasks,
+    expanded_h: int, expanded_w: int,    # size of the canvas, pixels
+    top: int, left: int,                 # place of the old corner on it, pixels
+) -> BitmapMasks:
     "Masks on a larger canvas, with their own corner at row `top` and column `left`."
     out = np.zeros((len(self), expanded_h, expanded_w), np.uint8)
     out[:, top:top + self.height, left:left + self.width] = self.masks
     return BitmapMasks(out)
 
-# %% ../../nbs/01_structures/03_masks.ipynb #ea16df46
+# %% ../../nbs/01_structures/03_masks.ipynb #76cba3c8
 @patch
-def resize(self: PolygonMasks, out_shape: tuple[int, int]) -> PolygonMasks:
+def resize(self: PolygonMasks,
+    out_shape: tuple[int, int],    # (H, W), pixels
+) -> PolygonMasks:
     "Outlines of an image resized to (H, W)."
     return _map_points(self, lambda points: points * (out_shape[1] / self.width, out_shape[0] / self.height), out_shape)
 
 @patch
-def flip(self: PolygonMasks, direction: str = 'horizontal') -> PolygonMasks:
+def flip(self: PolygonMasks,
+    direction: str = 'horizontal',    # 'horizontal', 'vertical' or 'diagonal'
+) -> PolygonMasks:
     "Outlines of a mirrored image: 'horizontal', 'vertical' or 'diagonal' (both)."
     signs = dict(horizontal=(-1, 1), vertical=(1, -1), diagonal=(-1, -1))
     if direction not in signs: raise ValueError(f"direction is 'horizontal', 'vertical' or 'diagonal', got {direction!r}")
@@ -222,12 +241,18 @@ def flip(self: PolygonMasks, direction: str = 'horizontal') -> PolygonMasks:
     return _map_points(self, lambda points: points * (x, y) + end, (self.height, self.width))
 
 @patch
-def pad(self: PolygonMasks, out_shape: tuple[int, int], pad_val: int = 0) -> PolygonMasks:
+def pad(self: PolygonMasks,
+    out_shape: tuple[int, int],    # (H, W), pixels, not smaller
+    pad_val: int = 0,              # not looked at: outlines have no pixels
+) -> PolygonMasks:
     "The same outlines in an image that grew to (H, W)."
     return PolygonMasks(self.masks, *out_shape)
 
 @patch
-def expand(self: PolygonMasks, expanded_h: int, expanded_w: int, top: int, left: int) -> PolygonMasks:
+def expand(self: PolygonMasks,
+    expanded_h: int, expanded_w: int,    # size of the canvas, pixels
+    top: int, left: int,                 # place of the old corner on it, pixels
+) -> PolygonMasks:
     "Outlines on a larger canvas, with the image's corner at row `top` and column `left`."
     return _map_points(self, lambda points: points + (left, top), (expanded_h, expanded_w))
 
@@ -269,7 +294,7 @@ def clip_polygon(
         points = np.array(out).reshape(-1, 2)
     return points
 
-# %% ../../nbs/01_structures/03_masks.ipynb #f294dac9
+# %% ../../nbs/01_structures/03_masks.ipynb #259940b5
 def _whole_window(bbox: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
     "A window in whole pixels inside the image, at least one pixel wide and high."
     x1, y1, x2, y2 = (int(v) for v in bbox)
@@ -277,13 +302,17 @@ def _whole_window(bbox: np.ndarray, height: int, width: int) -> tuple[int, int, 
     return x1, y1, max(min(x2, width), x1 + 1), max(min(y2, height), y1 + 1)
 
 @patch
-def crop(self: BitmapMasks, bbox: np.ndarray) -> BitmapMasks:
+def crop(self: BitmapMasks,
+    bbox: np.ndarray,    # (4,) xyxy, pixels
+) -> BitmapMasks:
     "What lies in the window (x1, y1, x2, y2), whole pixels."
     x1, y1, x2, y2 = _whole_window(bbox, self.height, self.width)
     return BitmapMasks(self.masks[:, y1:y2, x1:x2])
 
 @patch
-def crop(self: PolygonMasks, bbox: np.ndarray) -> PolygonMasks:
+def crop(self: PolygonMasks,
+    bbox: np.ndarray,    # (4,) xyxy, pixels
+) -> PolygonMasks:
     "What lies in the window (x1, y1, x2, y2), whole pixels; an object outside keeps its place, with no parts."
     x1, y1, x2, y2 = window = _whole_window(bbox, self.height, self.width)
     pieces = ([clip_polygon(part.reshape(-1, 2), window) - (x1, y1) for part in parts] for parts in self.masks)

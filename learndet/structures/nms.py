@@ -143,7 +143,7 @@ def batch_nms(
     found, missing = keep.gather(1, best), (0, max_num - best.shape[1])
     return F.pad(best.masked_fill(~found, 0), missing), F.pad(found, missing)
 
-# %% ../../nbs/01_structures/02_nms.ipynb #6809a4a0
+# %% ../../nbs/01_structures/02_nms.ipynb #62f4b99d
 def soft_nms_steps(
     bboxes: Tensor,             # (N, 4) xyxy, pixels
     scores: Tensor,             # (N,) higher is better, positive
@@ -166,13 +166,13 @@ def soft_nms_steps(
         yield best, scores
 
 def soft_nms(
-    bboxes: Tensor,             # (N, 4) xyxy, pixels
-    scores: Tensor,             # (N,) higher is better, positive
-    iou_threshold: float = .3,  # as in `soft_nms_steps`, like the rest
-    sigma: float = .5,
-    min_score: float = 1e-3,
-    method: str = 'linear',
-) -> tuple[Tensor, Tensor]:     # (M,) long positions, best first by their new scores, and (M,) these scores
+    bboxes: Tensor,               # (N, 4) xyxy, pixels
+    scores: Tensor,               # (N,) higher is better, positive
+    iou_threshold: float = .3,    # as in `soft_nms_steps`, like the rest
+    sigma: float = .5,            # as in `soft_nms_steps`
+    min_score: float = 1e-3,      # as in `soft_nms_steps`
+    method: str = 'linear',       # as in `soft_nms_steps`
+) -> tuple[Tensor, Tensor]:       # (M,) long positions, best first by their new scores, and (M,) these scores
     "What stays when scores are lowered, and the scores."
     lowered, keep = scores.detach(), []
     for best, lowered in soft_nms_steps(bboxes, scores, iou_threshold, sigma, min_score, method): keep.append(best)
@@ -234,19 +234,23 @@ def mask_matrix_nms(
     rank = rank[:max_num if max_num > 0 else None]
     return lowered[rank], labels[order[rank]], masks[order[rank]], order[rank]
 
-# %% ../../nbs/01_structures/02_nms.ipynb #101cb752
+# %% ../../nbs/01_structures/02_nms.ipynb #1288be97
 @dataclass
 class NMS:
     "Greedy suppression inside each class."
     iou_threshold: float = .5       # a box goes when its IoU with a better one is larger than this
     class_agnostic: bool = False    # boxes of different classes remove each other too
 
-    def __call__(self, bboxes: Tensor, scores: Tensor, idxs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self,
+        bboxes: Tensor,    # (N, 4) xyxy, pixels
+        scores: Tensor,    # (N,) higher is better
+        idxs: Tensor,      # (N,) long: class or level of each box
+    ) -> tuple[Tensor, Tensor]:
         "Positions of the boxes that stay, (M,) best first, and their scores (M,)."
         keep = batched_nms(bboxes, scores, torch.zeros_like(idxs) if self.class_agnostic else idxs, self.iou_threshold)
         return keep, scores[keep]
 
-# %% ../../nbs/01_structures/02_nms.ipynb #9a857c8c
+# %% ../../nbs/01_structures/02_nms.ipynb #97a1acd8
 @dataclass
 class SoftNMS:
     "Soft suppression inside each class."
@@ -255,7 +259,11 @@ class SoftNMS:
     min_score: float = 1e-3         # boxes whose score falls below it go
     method: str = 'linear'          # 'linear', 'gaussian' or 'naive'
 
-    def __call__(self, bboxes: Tensor, scores: Tensor, idxs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self,
+        bboxes: Tensor,    # (N, 4) xyxy, pixels
+        scores: Tensor,    # (N,) higher is better
+        idxs: Tensor,      # (N,) long: class or level of each box
+    ) -> tuple[Tensor, Tensor]:
         "Positions of the boxes that stay, (M,) best first by their new scores, and these scores (M,)."
         keeps, lowered = [idxs.new_empty(0)], [scores.new_empty(0)]
         for group in idxs.unique():
@@ -265,7 +273,7 @@ class SoftNMS:
         lowered, order = torch.cat(lowered).sort(descending=True, stable=True)
         return torch.cat(keeps)[order], lowered
 
-# %% ../../nbs/01_structures/02_nms.ipynb #78c6fa42
+# %% ../../nbs/01_structures/02_nms.ipynb #576adc60
 @dataclass
 class MatrixNMS:
     "Matrix suppression inside each class."
@@ -273,7 +281,11 @@ class MatrixNMS:
     sigma: float = 2.               # strength of 'gaussian'
     min_score: float = 1e-3         # boxes whose score falls below it go
 
-    def __call__(self, bboxes: Tensor, scores: Tensor, idxs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self,
+        bboxes: Tensor,    # (N, 4) xyxy, pixels
+        scores: Tensor,    # (N,) higher is better
+        idxs: Tensor,      # (N,) long: class or level of each box
+    ) -> tuple[Tensor, Tensor]:
         "Positions of the boxes that stay, (M,) best first by their new scores, and these scores (M,)."
         lowered, order = matrix_nms(bboxes, scores, idxs, self.kernel, self.sigma).sort(descending=True, stable=True)
         return order[lowered >= self.min_score], lowered[lowered >= self.min_score]

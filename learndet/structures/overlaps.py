@@ -61,7 +61,7 @@ def _shape_difference(a: Columns, b: Columns, iou: Tensor, eps: float) -> Tensor
     with torch.no_grad(): alpha = (iou > .5) * v / (1 - iou + v).clamp(min=eps)
     return alpha * v
 
-# %% ../../nbs/01_structures/01_overlaps.ipynb #56271287
+# %% ../../nbs/01_structures/01_overlaps.ipynb #448907c5
 def bbox_overlaps(
     bboxes1: Tensor,            # (..., M, 4) xyxy, any unit
     bboxes2: Tensor,            # (..., N, 4) xyxy, the same unit; (..., M, 4) when `is_aligned`
@@ -70,7 +70,7 @@ def bbox_overlaps(
     eps: float = 1e-6,          # smallest denominator, square units
     use_legacy_coordinate: bool = False,    # count pixels, as before 2020: sides are x2 - x1 + 1
 ) -> Tensor:                    # (..., M, N), or (..., M) when `is_aligned`; leading dimensions broadcast
-    "How well boxes agree, one number a pair, differentiable."
+    "How well boxes agree, one number a pair, differentiable (GIoU: arXiv:1902.09630, DIoU and CIoU: arXiv:1911.08287)."
     _check(bboxes1, bboxes2, mode, is_aligned)
     if use_legacy_coordinate: bboxes1, bboxes2 = (torch.cat([s[..., :2], s[..., 2:] + 1], -1) for s in (bboxes1, bboxes2))
     a, b = _pair(bboxes1, bboxes2, is_aligned)
@@ -84,7 +84,7 @@ def bbox_overlaps(
     diou = iou - _distance(a, b, eps)
     return diou if mode == 'diou' else diou - _shape_difference(a, b, iou, eps)
 
-# %% ../../nbs/01_structures/01_overlaps.ipynb #0d210454
+# %% ../../nbs/01_structures/01_overlaps.ipynb #74732117
 class BboxOverlaps2D:
     "`bbox_overlaps` as an object, so that an assigner can be given another measure."
     def __init__(self,
@@ -95,11 +95,11 @@ class BboxOverlaps2D:
         self.scale, self.dtype = scale, dtype
 
     def __call__(self,
-        bboxes1: Tensor,            # (..., M, 4 or more) xyxy, pixels; further columns are not looked at
-        bboxes2: Tensor,            # (..., N, 4 or more)
-        mode: str = 'iou',          # as in `bbox_overlaps`
-        is_aligned: bool = False,
-    ) -> Tensor:                    # (..., M, N), or (..., M) when `is_aligned`
+        bboxes1: Tensor,             # (..., M, 4 or more) xyxy, pixels; further columns are not looked at
+        bboxes2: Tensor,             # (..., N, 4 or more)
+        mode: str = 'iou',           # as in `bbox_overlaps`
+        is_aligned: bool = False,    # compare box i with box i instead of all with all
+    ) -> Tensor:                     # (..., M, N), or (..., M) when `is_aligned`
         "The overlaps of the boxes, whatever follows their coordinates."
         bboxes1, bboxes2 = bboxes1[..., :4], bboxes2[..., :4]
         if self.dtype == 'fp16': bboxes1, bboxes2 = (bboxes1 / self.scale).half(), (bboxes2 / self.scale).half()

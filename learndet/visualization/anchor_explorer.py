@@ -73,7 +73,7 @@ class AnchorExplorer(BoxCanvas):
         self.observe(lambda change: self.pointed(), 'hovered')
         self.observe(lambda change: self.point(), 'cell')
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #374f1409
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #fabe25dc
 @patch
 def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L × (A, 4) base anchors, L strides
     "Base anchors and strides of the controls."
@@ -152,9 +152,9 @@ def cell_starts(self: AnchorExplorer) -> list[int]:     # L numbers
 
 @patch
 def prior_of(self: AnchorExplorer,
-    level: int,
-    cell: tuple[int, int] = None,           # (row, column); the one in the middle when None
-) -> int:                                   # the number of its first anchor
+    level: int,                      # 0 the finest
+    cell: tuple[int, int] = None,    # (row, column); the one in the middle when None
+) -> int:                            # the number of its first anchor
     "Where a cell's anchors begin in the list of all priors."
     (h, w), A = self.grid[level], len(self.base[level])
     row, column = middle_cell((h, w), self.shape, self.strides[level]) if cell is None else cell

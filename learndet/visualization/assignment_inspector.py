@@ -94,7 +94,7 @@ def odd_priors(
     ambiguous[positive] = rest >= (mine[:, 0].clamp(min=1e-6) if pos_iou_thr is None else pos_iou_thr)
     return forced, ambiguous
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7d170252
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #13d9f5a7
 SIDES = [style('negative', '#888888', kind='dot', shape='small', alpha=.5), style('ignored', '#555555', kind='dot', shape='x'),
          style('positive'), style('forced', dash=(5, 3), width=2, shape='ring')]
 DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'),
@@ -134,7 +134,10 @@ class AssignmentInspector(BoxCanvas):
                          score_range=[0., 1.], threshold=0., title=' and '.join(type(a).__name__ for a in self.first), noun='prior',
                          label_noun='for object', score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
 
-    def take(self, priors, gt_bboxes, img=None, num_level_priors=None, gt_names=None, name='', **inputs) -> dict:
+    def take(self,
+        priors, gt_bboxes, img=None, num_level_priors=None, gt_names=None, name='',    # (P, 4) and (G, 4) xyxy, pixels; picture, level sizes, words; its name
+        **inputs,
+    ) -> dict:
         "A picture becomes the one that is asked about; arrays to show come back."
         self.priors, self.objects, self.parts = priors.detach().cpu(), gt_bboxes.detach().cpu(), num_level_priors or [len(priors)]
         if sum(self.parts) != len(priors): raise ValueError(f'levels of {self.parts} priors for {len(priors)} of them')
@@ -146,7 +149,9 @@ class AssignmentInspector(BoxCanvas):
         names = [str(i) for i in range(len(self.objects))] if gt_names is None else list(gt_names)
         return dict(boxes=self.drawn, score=iou, level=level, gts=self.objects, gt_names=names, names=names)
 
-    def all_handles(self, rules: list[str]) -> list[dict]:
+    def all_handles(self,
+        rules: list[str],    # of the assigners, in order
+    ) -> list[dict]:
         "Controls: the arguments of each assigner, which of two to show, and the rule to stop after."
         skip = ('gpu',) if self.inputs.get('gt_bboxes_ignore') is not None else ('gpu', 'ignore')
         controls = [c for a, mark in zip(self.first, self.marks) for c in handles(a, mark and f'{mark}.', skip)]
@@ -155,7 +160,9 @@ class AssignmentInspector(BoxCanvas):
         if len(self.pictures) > 1: controls.insert(0, control('image', 0, 0, len(self.pictures) - 1, 1, words=[p['name'] for p in self.pictures]))
         return controls + [control('step', len(rules) - 1, 0, len(rules) - 1, 1, words=rules, label='after rule')]
 
-    def story(self, rules: list[str]) -> list[tuple]:
+    def story(self,
+        rules: list[str],    # of the assigners, in order
+    ) -> list[tuple]:
         "Scenes: the answer, the difference of two, then rule by rule."
         two, last = len(self.first) == 2, len(rules) - 1
         beside = dict(view='side by side') if two else {}
@@ -163,11 +170,11 @@ class AssignmentInspector(BoxCanvas):
         if two: scenes.append(('where A and B differ', dict(params=dict(step=last, view='difference'))))
         return scenes + [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #634d268e
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #fce05501
 @patch
 def ask(self: AssignmentInspector,
-    assigner: Any,
-) -> Any:               # its trace
+    assigner: Any,    # with `trace`
+) -> Any:             # its trace
     "What an assigner does with this image."
     return assigner.trace(self.priors, self.objects, **inputs_of(assigner, self.inputs))
 
@@ -186,7 +193,9 @@ def update(self: AssignmentInspector):
     else: self.put(**self.shown(codes, dict(A=[0], B=[1]).get(view, [0, 1])), panels=self.tell())
 
 @patch
-def turn_to(self: AssignmentInspector, image: int) -> None:
+def turn_to(self: AssignmentInspector,
+    image: int,    # its number
+) -> None:
     "Another picture, with nothing picked."
     shown = self.take(**self.pictures[image])
     self.at, img, (H, W) = image, self.pictures[image].get('img'), torch.cat([self.drawn, self.objects, torch.ones(1, 4)])[:, [3, 2]].amax(0).tolist()
@@ -232,7 +241,7 @@ def difference(self: AssignmentInspector,
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
     return dict(styles=DIFFERENCE, panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #52724f78
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #63e154d5
 @patch
 def tell(self: AssignmentInspector) -> list[dict]:
     "All panels."
@@ -245,7 +254,9 @@ def tell(self: AssignmentInspector) -> list[dict]:
     return panels + [self.rule_table(name, t) for name, t in zip(names, self.traces)] + [self.object_table()]
 
 @patch
-def rule_table(self: AssignmentInspector, name: str, trace: Any) -> dict:
+def rule_table(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+) -> dict:
     "The counts after every rule; a click replays it."
     rows = [[rule, *(int(mask.sum()) for mask in (c == IGNORE, c == NEGATIVE, c > 0))] for rule, c in trace.steps.items()]
     return dict(title=f'{name}Rules', columns=['rule', 'ignored', 'negative', 'positive'], rows=rows, clickable=True,
@@ -279,7 +290,9 @@ def why_card(self: AssignmentInspector,
     return '\n'.join(lines)
 
 @patch
-def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
+def object_card(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+) -> list[dict]:
     "Words about the picked object, and its positives level by level."
     counts = count_positives(trace.gt_inds.cpu(), len(self.objects), self.parts)[self.selected_gt].tolist()
     said = dict(title=f'{name}Object {self.gt_names[self.selected_gt]}', text=trace.why_object(self.selected_gt))
@@ -288,7 +301,10 @@ def object_card(self: AssignmentInspector, name: str, trace: Any) -> list[dict]:
     return [said, picture] if len(counts) > 1 else [said]
 
 @patch
-def warn(self: AssignmentInspector, name: str, trace: Any, odd: tuple) -> list[str]:
+def warn(self: AssignmentInspector,
+    name: str, trace: Any,    # of the assigner, and what it said
+    odd: tuple,               # what `odd_priors` found
+) -> list[str]:
     "Orphans, forced and ambiguous priors, in a line each."
     orphans = trace.orphans
     lines = [f'{name}{trace.why_object(i)}' for i in orphans[:3]]
@@ -331,11 +347,15 @@ def explore_assignment(
     "`show_assignment` with handles."
     return AssignmentInspector(assigner, priors, gt_bboxes, img, num_level_priors, **inputs)
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #e5a62de1
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #f7e6a8e2
 class Overheard:
     "A method that tells listeners what it was asked and what it answered."
-    def __init__(self, own): self.own, self.listeners, self.__signature__ = own, [], inspect.signature(own)
+    def __init__(self,
+        own,    # the method itself
+    ):
+        self.own, self.listeners, self.__signature__ = own, [], inspect.signature(own)
     def __call__(self, *args, **kwargs):
+        "The answer of the method; listeners hear it, unless the call is being compiled."
         answer = self.own(*args, **kwargs)
         if not torch.compiler.is_compiling():
             for listener in self.listeners: listener(args, kwargs, answer)
@@ -377,7 +397,7 @@ def hear_assigners(
         for end in leaves: end()
     return leave
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6b178f9b
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #b710c17e
 def of_image(
     arguments: dict[str, Any],  # of `assign`, for a batch
     image: int,                 # which of the B
@@ -405,10 +425,14 @@ class AssignmentInspectorHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None): self.data, self.calls, self.listening = None, [], True
 
-    def noted(self, number, assigner, given, result):
+    def noted(self,
+        number, assigner, given, result,    # which call of the step, who answered, what, and with what
+    ):
         self.calls.append((assigner, {k: v.detach() if torch.is_tensor(v) else v for k, v in given.items()}))
 
-    def prepared(self, args, kwargs, data):
+    def prepared(self,
+        args, kwargs, data,    # what `preprocess` was asked, and its answer
+    ):
         if self.listening: self.data = data
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):

@@ -69,19 +69,19 @@ def synced(
     trait = getattr(_traitlets, kind)
     return (trait() if default is None else trait(default)).tag(sync=True)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #e65b99f1
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #b3c83e42
 MARKERS = dict(dot='.', x='x', plus='+', ring='$o$', triangle='^', square='s', small='.')      # what matplotlib calls them
 
 def control(
-    name: str,                      # its key in `params`
-    value: Any,                     # bool: a tick; number: a slider; list: a slider each; None: a button; text: a choice
-    low: float = 0.,                # of sliders
-    high: float = 1.,
-    step: float = .01,
-    options: list[str] = None,      # of a choice
-    words: list[str] = None,        # what a slider says in place of 0, 1, 2, …
-    label: str = None,              # what a reader sees; the name when None
-    help: str = '',                 # shown when the mouse rests on it
+    name: str,                    # its key in `params`
+    value: Any,                   # bool: a tick; number: a slider; list: a slider each; None: a button; text: a choice
+    low: float = 0.,              # of sliders
+    high: float = 1.,             # largest value; between two values
+    step: float = .01,            # largest value; between two values
+    options: list[str] = None,    # of a choice
+    words: list[str] = None,      # what a slider says in place of 0, 1, 2, …
+    label: str = None,            # what a reader sees; the name when None
+    help: str = '',               # shown when the mouse rests on it
 ) -> dict:
     "One argument that a person may change."
     kind = ('choice' if options else 'button' if value is None else 'toggle' if isinstance(value, bool)
@@ -90,20 +90,20 @@ def control(
                 label=name if label is None else label, help=help)
 
 def style(
-    name: str,                      # of the state
-    color: str = None,              # '#rrggbb'; None: the colour of the box's label
-    kind: str = 'both',             # 'outline', 'dot', or both: outlines while there are few of them
-    shape: str = 'dot',             # of the dot: one of MARKERS
-    dash: tuple[int, int] = None,   # pixels on, pixels off
-    width: int = 1,                 # pixels
-    alpha: float = 1.,
+    name: str,                       # of the state
+    color: str = None,               # '#rrggbb'; None: the colour of the box's label
+    kind: str = 'both',              # 'outline', 'dot', or both: outlines while there are few of them
+    shape: str = 'dot',              # of the dot: one of MARKERS
+    dash: tuple[int, int] = None,    # pixels on, pixels off
+    width: int = 1,                  # pixels
+    alpha: float = 1.,               # 0 invisible, 1 opaque
 ) -> dict:
     "How boxes of a state look: never by colour alone."
     if shape not in MARKERS or kind not in ('outline', 'dot', 'both'):
         raise ValueError(f'a dot is one of {", ".join(MARKERS)}, a kind is outline, dot or both; got {shape=}, {kind=}')
     return dict(name=name, color=color, kind=kind, shape=shape, dash=dash and list(dash), width=width, alpha=alpha)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #bd0294d2
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #7773deea
 def checked(
     boxes: Any,                 # (N, 4), or None
     gts: Any,                   # (G, 4), or None
@@ -177,7 +177,10 @@ class BoxCanvas(WidgetBase):
 
     def update(self): "Subclasses: what depends on `params`, by `self.put(…)`."
     def selected(self): "Subclasses: what depends on `selected_prior` and `selected_gt`."
-    def acted(self, panel, row, column): "Subclasses: what a click on a row of a panel does."
+    def acted(self,
+        panel, row, column,    # which of the panels, and where in its table
+    ):
+        "Subclasses: what a click on a row of a panel does."
     def told(self): "Subclasses: words for boxes and for objects, for pages without a kernel."; return {}, {}
 
     def __repr__(self):
@@ -314,13 +317,13 @@ def load_state_dict(self: BoxCanvas,
     for k in VIEW[:-1]: setattr(self, k, state[k])
     if self.drag and 'gts' in state: self.gts = to_bytes('gts', state['gts'])
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #634efe0c
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #b12e04e2
 @patch
 def emphasis(self: BoxCanvas,
-    own: np.ndarray,            # (N,) bool: boxes of one state
-    label: np.ndarray,          # (N,)
-    alpha: float,
-) -> list[tuple]:               # masks and how opaque
+    own: np.ndarray,      # (N,) bool: boxes of one state
+    label: np.ndarray,    # (N,)
+    alpha: float,         # of the others
+) -> list[tuple]:         # masks and how opaque
     "All alike, or those of the picked object before the others."
     mine = label == self.selected_gt
     parts = [(own, alpha)] if self.selected_gt < 0 else [(own & ~mine, alpha / 4), (own & mine, alpha)]
@@ -358,7 +361,10 @@ def draw_pane(self: BoxCanvas,
     ax.set_title(self.panes[pane], fontsize=8)
 
 @patch
-def draw_objects(self: BoxCanvas, pane: int, ax: Axes) -> None:
+def draw_objects(self: BoxCanvas,
+    pane: int,    # number of the picture
+    ax: Axes,
+) -> None:
     "Objects, arrows and the selection of one picture."
     gts, alerts, boxes = self.array('gts'), self.array('gt_alerts'), self.array('boxes')
     alerts = alerts.reshape(-1, len(gts)) if len(alerts) else np.zeros((1, len(gts)))             # (1 or S, G)

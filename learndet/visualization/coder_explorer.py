@@ -22,29 +22,29 @@ from ..task_modules.coders.distance_point_coder import DistancePointBBoxCoder
 from .box_canvas import BoxCanvas, control, style
 from .priors import fade
 
-# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #4aa1de67
+# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #23e4be1f
 def delta_names(
-    coder: Any,
-    n: int,             # numbers
-) -> list[str]:         # what a coder's numbers are called
+    coder: Any,    # any of the box coders
+    n: int,        # numbers
+) -> list[str]:    # what a coder's numbers are called
     "Names of what a head predicts."
     if isinstance(coder, DeltaXYWHBBoxCoder): return ['dx', 'dy', 'dw', 'dh']
     if isinstance(coder, DistancePointBBoxCoder): return ['left', 'top', 'right', 'bottom']
     return ['top', 'bottom', 'left', 'right'] if type(coder).__name__.startswith('TBLR') else [str(k) for k in range(n)]
 
 def coder_input(
-    coder: Any,
-    prior: Tensor,      # (..., 4) xyxy, pixels
-) -> Tensor:            # the prior, or its middle (..., 2) for coders that start from points
+    coder: Any,       # any of the box coders
+    prior: Tensor,    # (..., 4) xyxy, pixels
+) -> Tensor:          # the prior, or its middle (..., 2) for coders that start from points
     "A prior as its coder wants it."
     return (prior[..., :2] + prior[..., 2:]) / 2 if isinstance(coder, DistancePointBBoxCoder) else prior
 
 def overlap_after_error(
-    coder: Any,
-    prior: Tensor,      # (1, 4) xyxy, pixels
-    gt: Tensor,         # (1, 4) xyxy, pixels
-    errors: Tensor,     # (M,)
-) -> Tensor:            # (n, M) IoU with the object
+    coder: Any,        # any of the box coders
+    prior: Tensor,     # (1, 4) xyxy, pixels
+    gt: Tensor,        # (1, 4) xyxy, pixels
+    errors: Tensor,    # (M,)
+) -> Tensor:           # (n, M) IoU with the object
     "What is left of the overlap when one of the numbers is off."
     deltas = coder.encode(coder_input(coder, prior), gt)                                       # (1, n)
     n = deltas.shape[-1]
@@ -53,11 +53,11 @@ def overlap_after_error(
     return bbox_overlaps(coder.decode(start, (deltas + off.view(-1, n))), gt)[:, 0].view(n, -1)
 
 def show_coder(
-    coder: Any,
-    prior: Tensor,          # (4,) xyxy, pixels
-    gt: Tensor,             # (4,) xyxy, pixels
-    img: Any = None,        # (H, W, 3) uint8 RGB, or a (3, H, W) tensor
-    ax: Axes = None,        # where to draw
+    coder: Any,         # any of the box coders
+    prior: Tensor,      # (4,) xyxy, pixels
+    gt: Tensor,         # (4,) xyxy, pixels
+    img: Any = None,    # (H, W, 3) uint8 RGB, or a (3, H, W) tensor
+    ax: Axes = None,    # where to draw
 ) -> Axes:
     "A prior, its object, and the numbers between them."
     prior, gt = (torch.as_tensor(b).float().view(1, 4) for b in (prior, gt))
@@ -69,15 +69,15 @@ def show_coder(
     ax.set_title(', '.join(f'{k} {v:.2f}' for k, v in zip(delta_names(coder, len(deltas)), deltas.tolist())), fontsize=9)
     return ax
 
-# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #3150c32e
+# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #dfc75ff4
 PLACES = {'as given': lambda p, g: (p, g), 'the same box': lambda p, g: (p, p),
           'shifted by half': lambda p, g: (p, p + .5 * (p[2:] - p[:2]).repeat(2) * torch.tensor([1., 0, 1, 0])),
           'twice as large': lambda p, g: (p, torch.cat([p[:2] - (p[2:] - p[:2]) / 2, p[2:] + (p[2:] - p[:2]) / 2])),
           'far too small': lambda p, g: (torch.cat([p[:2], p[:2] + 1]), g)}
 
 def coder_arguments(
-    coder: Any,
-) -> dict[str, Any]:        # arguments of its constructor
+    coder: Any,         # any of the box coders
+) -> dict[str, Any]:    # arguments of its constructor
     "What a coder was made with, whatever it calls it inside."
     names = inspect.signature(type(coder)).parameters
     kept = {k: getattr(coder, k) for k in names if hasattr(coder, k)}

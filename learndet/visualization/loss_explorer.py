@@ -72,7 +72,7 @@ def show_losses(
     ax.set_title(', '.join(f'{k} {float(loss(pred, target)):.2f}' for k, loss in LOSSES.items()) + f'; arrows: {name}', fontsize=9)
     return ax
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #55ffd1e0
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #966c19c1
 def descend(
     loss: Callable,         # of (N, 4) and (N, 4), reduced to a number
     pred: Tensor,           # (1, 4) xyxy, pixels
@@ -88,11 +88,11 @@ def descend(
     return torch.cat(path)
 
 def loss_profile(
-    losses: dict[str, Callable],
-    pred: Tensor,           # (1, 4) xyxy, pixels
-    target: Tensor,         # (1, 4) xyxy, pixels
-    shifts: Tensor,         # (M,) pixels
-) -> dict[str, list[float]]:    # name -> M values
+    losses: dict[str, Callable],    # name -> (pred, target) -> numbers
+    pred: Tensor,                   # (1, 4) xyxy, pixels
+    target: Tensor,                 # (1, 4) xyxy, pixels
+    shifts: Tensor,                 # (M,) pixels
+) -> dict[str, list[float]]:        # name -> M values
     "Every loss while the prediction slides along x."
     return {name: [float(loss(pred + s * torch.tensor([1., 0, 1, 0]), target)) for s in shifts] for name, loss in losses.items()}
 
@@ -136,7 +136,7 @@ class LossExplorer(BoxCanvas):
                          size=[192., 256.] if img is None else list(img.shape[1:] if hasattr(img, 'detach') else img.shape[:2]))
         self.observe(self.moved, 'pred')
 
-    def moved(self, change):
+    def moved(self, change: dict):      # what traitlets says of it
         "The prediction was moved from Python."
         if not self._busy: self.gts = torch.cat([self.target, torch.tensor([self.pred])]).numpy().astype('<f4').tobytes()
 
@@ -457,7 +457,7 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
 
 # %% ../../nbs/07_visualization/14_loss_explorer.ipynb #0772913e
 def short(
-    v: float,
+    v: float,      # not a number gives an empty cell
 ) -> str:
     "A number of any size, three digits."
     return '' if v != v else f'{v:.3g}'
@@ -473,7 +473,9 @@ def tell(self: BatchLossExplorer) -> list[dict]:
     return panels + ([self.object_panel()] if len(self.objects[self.number]) else []) + [self.growth_panel()]
 
 @patch
-def picked_panels(self: BatchLossExplorer, prior: int) -> list[dict]:
+def picked_panels(self: BatchLossExplorer,
+    prior: int,             # which prior
+) -> list[dict]:
     "In words, and in numbers: its first four classes (`terms` has all), and its box."
     rows, panels = self.found.rows(self.number, prior, self.class_names), [dict(title=f'Prior {prior}', text=self.about(prior))]
     for term in self.found.terms:

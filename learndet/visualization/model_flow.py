@@ -95,7 +95,7 @@ def trace_model(
         for handle in handles: handle.remove()
     return trace
 
-# %% ../../nbs/07_visualization/16_model_flow.ipynb #69698a73
+# %% ../../nbs/07_visualization/16_model_flow.ipynb #7a30d47d
 def lay_out(
     trace: ModelTrace,
     image_size: tuple[int, int],    # (H, W) of the input
@@ -133,7 +133,9 @@ def show_model(
         for i in own: ax.text(boxes[i, 0] + 2, boxes[i, 3] + 12, words[i].split(': ')[1], fontsize=5)
     return ax
 
-def drawing_axes(boxes: Tensor) -> Axes:
+def drawing_axes(
+    boxes: Tensor,    # (N, 4) xyxy, units of the layout
+) -> Axes:
     "Axes around a layout, y down."
     right, bottom = boxes[:, 2].max().item() + 60, boxes[:, 3].max().item() + 20
     ax = plt.subplots(figsize=(6.5, max(6.5 * bottom / right, 1.5)))[1]
@@ -141,7 +143,7 @@ def drawing_axes(boxes: Tensor) -> Axes:
     ax.set_axis_off()
     return ax
 
-# %% ../../nbs/07_visualization/16_model_flow.ipynb #3c95335a
+# %% ../../nbs/07_visualization/16_model_flow.ipynb #bb946256
 def picture_of_map(
     made: Tensor,                   # (B, C, H, W)
     side: int = 240,                # of the longer side, pixels
@@ -193,7 +195,9 @@ def selected(self: ModelFlow):
     self.put(panels=self.tell())
 
 @patch
-def look_into(self: ModelFlow, name: str) -> None:
+def look_into(self: ModelFlow,
+    name: str,    # of a module, as in named_modules; '' for none
+) -> None:
     "A module was named, by a click or in Python."
     if self._busy: return
     self.call = next((c for c in self.trace.calls if c.name == name), None) if name else None
@@ -221,17 +225,23 @@ def tell(self: ModelFlow) -> list[dict]:
     total = f'{t.params.get("", 0):,} numbers to learn'
     return panels + [dict(title=total, columns=['module', 'class', 'makes', 'numbers'], rows=table, clickable=True, mark=next((n for n, c in enumerate(self.rows()) if c is self.call), None))]
 
-def in_lines(text: str, width: int = 58) -> str:
+def in_lines(
+    text: str, width: int = 58,    # words, and characters in a line
+) -> str:
     "Text in lines that fit a panel."
     return '\n'.join('\n'.join(textwrap.wrap(line, width)) for line in text.splitlines())
 
-def shape_words(made: list[Tensor]) -> list[str]:
+def shape_words(
+    made: list[Tensor],    # what a module returned
+) -> list[str]:
     "Shapes, few of them."
     words = ['x'.join(map(str, t.shape[1:] if t.dim() > 1 else t.shape)) for t in made]
     return words if len(words) <= 3 else [*words[:2], f'… {len(words)} in all']
 
 @patch
-def about_map(self: ModelFlow, box: int) -> dict:
+def about_map(self: ModelFlow,
+    box: int,    # number of a rectangle
+) -> dict:
     "A rectangle in words, and its map."
     s = self.stage[box]
     if s == 0: return dict(title='Picked', text=f'{self.words[box]}, what goes in')
@@ -239,7 +249,10 @@ def about_map(self: ModelFlow, box: int) -> dict:
     return self.about_call(call, k)
 
 @patch
-def about_call(self: ModelFlow, call: Call, k: int = 0) -> dict:
+def about_call(self: ModelFlow,
+    call: Call,
+    k: int = 0,    # which of the maps it made
+) -> dict:
     "What a module made, in numbers and as a picture."
     if not call.made: return dict(title=call.name, text=f'{call.kind} got {call.given}; {call.hint or "it did not come back" if call.made is None else "it made no tensor"}')
     t = call.made[k]

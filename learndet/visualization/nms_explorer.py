@@ -179,7 +179,7 @@ def update(self: NMSExplorer):
     scenes = [(self.tell_step(n), dict(params=dict(step=n))) for n in (last, *range(min(last, 12)))]
     self.put(controls=controls, state=state, score=now, scenes=scenes, arrows=self.arrows_of(step), panels=self.tell(step))
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #f68028f6
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #ea7430cf
 @patch
 def fates(self: NMSExplorer,
     step: int,                      # 0 before, S + 1 the result
@@ -198,8 +198,8 @@ def fates(self: NMSExplorer,
 
 @patch
 def arrows_of(self: NMSExplorer,
-    step: int,
-) -> Tensor:            # (M, 4) from x, y to x, y
+    step: int,    # 0..steps
+) -> Tensor:      # (M, 4) from x, y to x, y
     "From who takes to who loses: of the step, of the picked box, in the result of all."
     pairs, p = self.pairs(), self.selected_prior
     if 0 <= p < len(self.scores): pairs = [(s, a, b) for s, a, b in pairs if p in (a, b)]
@@ -212,10 +212,10 @@ def pairs(self: NMSExplorer) -> list[tuple[int, int, int]]:         # step, who 
     "Everybody who took score from somebody."
     return [(s, int(self.by[s, i]), int(self.rows[i])) for s, i in (self.by >= 0).nonzero().tolist()]
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #36052a0e
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #e97f6b1c
 @patch
 def tell_step(self: NMSExplorer,
-    step: int,
+    step: int,    # 0..steps
 ) -> str:
     "A step in a sentence."
     S, name = len(self.taken), lambda k: f'box {k} ({self.names[int(self.labels[k])]}, {self.trace.scores[step - 1][(self.rows == k).nonzero()[0, 0]]:.2f})'
@@ -227,7 +227,7 @@ def tell_step(self: NMSExplorer,
 
 @patch
 def tell(self: NMSExplorer,
-    step: int,
+    step: int,    # 0..steps
 ) -> list[dict]:
     "Panels: the picked box, and a row for each step."
     panels = [dict(title='Why', text=self.why(self.selected_prior))] if 0 <= self.selected_prior < len(self.scores) else []

@@ -18,7 +18,7 @@ from ..data.transforms.pipeline import Compose, Trace
 from .batch import lines_of, names_of, objects_of, to_display
 from .box_canvas import BoxCanvas, control, jpeg, style
 
-# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #3f063290
+# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #f70d586f
 def numbered(
     sample: dict,           # before any step, or loaded already
 ) -> dict:                  # the same, with the number of each object for its label
@@ -30,9 +30,9 @@ def numbered(
 
 def trace_far(
     pipeline: Compose,
-    sample: dict,
-    seed: int,              # of everything random
-) -> tuple[Trace, str]:     # the steps that worked; what the first one that did not said, '' when all did
+    sample: dict,          # what the pipeline starts from
+    seed: int,             # of everything random
+) -> tuple[Trace, str]:    # the steps that worked; what the first one that did not said, '' when all did
     "Trace a pipeline as far as it goes."
     start = dict(sample, rng=np.random.default_rng(seed))
     try: return pipeline.trace(start), ''
@@ -118,7 +118,7 @@ def matrix_of(
     found = (sample or {}).get('homography_matrix')
     return np.eye(3) if found is None else np.asarray(found, float)
 
-# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #e0069932
+# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #5df98a38
 @patch
 def at_step(self: PipelineExplorer, step: int) -> dict:         # traits
     "Picture and boxes after a step; with those it dropped."
@@ -146,7 +146,9 @@ def wide_view(self: PipelineExplorer,
     return [] if reach <= 1 else [*middle[:2].tolist(), max(.95 / reach, .25)]
 
 @patch
-def tell(self: PipelineExplorer, step: int, seed: int) -> list[dict]:
+def tell(self: PipelineExplorer,
+    step: int, seed: int,    # of the pipeline; of the sample
+) -> list[dict]:
     "Panels: what changed, who is there, all steps."
     steps = self.trace.steps
     panels = [dict(title='The pipeline stops', alert=self.error)] if self.error else []
@@ -157,7 +159,9 @@ def tell(self: PipelineExplorer, step: int, seed: int) -> list[dict]:
     return panels + [dict(title='Steps', columns=['step', '+ keys', '~', '-', 'boxes'], rows=rows, mark=step - 1 if step else None, clickable=True)]
 
 @patch
-def object_panel(self: PipelineExplorer, step: int) -> list[dict]:
+def object_panel(self: PipelineExplorer,
+    step: int,    # of the pipeline
+) -> list[dict]:
     "A row for each object that was there: its size before and after."
     sizes = []
     for k in (step - 1, step):

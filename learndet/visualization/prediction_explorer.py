@@ -108,7 +108,7 @@ def states(self: PredictionExplorer) -> np.ndarray:        # (S, n) index into O
         start += len(d)
     return out
 
-# %% ../../nbs/07_visualization/11_prediction_explorer.ipynb #6f791a55
+# %% ../../nbs/07_visualization/11_prediction_explorer.ipynb #ee7456b0
 @patch
 def tell(self: PredictionExplorer) -> list[dict]:
     "All panels."
@@ -125,7 +125,9 @@ def tell(self: PredictionExplorer) -> list[dict]:
     return panels + [dict(title=f'Pictures: {self.chosen_words()}', columns=['image', 'id', 'false', 'missed'], rows=rows, clickable=True, mark=next((n for n, r in enumerate(rows) if r[0] == self.shown), None))]
 
 @patch
-def curve_panel(self: PredictionExplorer, names: list, rates: list) -> dict:
+def curve_panel(self: PredictionExplorer,
+    names: list, rates: list,    # of the models, and their precision and recall at the threshold
+) -> dict:
     "Precision over recall, all classes together, and where the threshold stands."
     series = []
     for s, (name, e) in enumerate(zip(names, self.errors)):
@@ -136,7 +138,9 @@ def curve_panel(self: PredictionExplorer, names: list, rates: list) -> dict:
     return dict(title=f'Precision and recall at IoU {self.params["iou_thr"]:g}', xlabel='recall', ylabel='precision', xlim=[0, 1], ylim=[0, 1.02], series=[*series, here])
 
 @patch
-def confusion_panel(self: PredictionExplorer, which: int, name: str) -> dict:
+def confusion_panel(self: PredictionExplorer,
+    which: int, name: str,    # number and name of the model
+) -> dict:
     "The matrix, or, of many classes, its largest errors."
     matrix = confusion_matrix(self.gt, list(self.models.values())[which], self.params['score_thr'], self.params['iou_thr'])
     title, names = f'Confusion {name}'.strip(), [*self.gt.classes, 'background']

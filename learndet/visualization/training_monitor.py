@@ -23,14 +23,14 @@ from ..engine.hooks import Hook
 from .assignment_inspector import hear_assigners
 from .box_canvas import BoxCanvas, control, draw_panel, panel_text, synced
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #801a3922
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #915e7aba
 class LateReader:
     "Scalars that are read in bulk, one tick late on a GPU, so that nobody waits for them."
     def __init__(self): self.waiting, self.sent = [], None
 
     def add(self,
-        step: int,
-        values: dict[str, Any],         # name -> 0-d tensor or number
+        step: int,                 # its number
+        values: dict[str, Any],    # name -> 0-d tensor or number
     ) -> None:
         "Keep the values of a step, unread."
         self.waiting += [(step, k, v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()]
@@ -148,7 +148,7 @@ class TrainingMonitor(Hook):
 
     paused = property(lambda self: not self.going.is_set())
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #38b7f92a
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #fd4ae137
 @patch
 def look(self: TrainingMonitor, runner: Any, outputs: dict) -> None:
     "After a step: keep its numbers, and draw if it is time."
@@ -164,14 +164,22 @@ def look(self: TrainingMonitor, runner: Any, outputs: dict) -> None:
     self.due = self.next <= now + spent
 
 @patch
-def saw(self: TrainingMonitor, step: int, stage: int, assigner: Any, given: dict, result: Any) -> None:
+def saw(self: TrainingMonitor,
+    step: int, stage: int,    # of the training, of the cascade
+    assigner: Any,            # who answered
+    given: dict,              # what it was given
+    result: Any,              # its answer
+) -> None:
     "An assigner answered."
     positives, orphans, objects = count_codes(result.gt_inds.detach(), given.get('num_level_priors'), given['gt_bboxes'], given.get('gt_valid'))
     if stage: return self.reader.add(step, {f'positives of stage {stage}': positives.sum()})
     self.reader.add(step, {f'positives of level {n}': v for n, v in enumerate(positives)} | {'positives per object': positives.sum() / objects.clamp(min=1), 'objects without a positive': orphans / objects.clamp(min=1)})
 
 @patch
-def measure(self: TrainingMonitor, runner: Any, optimizer: Any) -> None:
+def measure(self: TrainingMonitor,
+    runner: Any,
+    optimizer: Any,    # torch's, about to step
+) -> None:
     "Just before a step: the norm of the gradient, if this step is measured."
     if not self.due: return
     norm, grads = getattr(runner.optim_wrapper, 'grad_norm', None), [p.grad for g in optimizer.param_groups for p in g['params'] if p.grad is not None]
@@ -179,7 +187,11 @@ def measure(self: TrainingMonitor, runner: Any, optimizer: Any) -> None:
     if norm is not None: self.reader.add(runner.iter, {'gradient norm': norm})
 
 @patch
-def tick(self: TrainingMonitor, runner: Any, done: int, wait: bool = False) -> None:
+def tick(self: TrainingMonitor,
+    runner: Any,
+    done: int,             # steps of the training
+    wait: bool = False,    # until everything has arrived
+) -> None:
     "Take what has arrived, send what is waiting, draw; `done` steps are done."
     self.reader.send()
     for step, name, value in self.reader.read(wait): self.history.setdefault(name, deque(maxlen=self.keep)).append((step, value))
@@ -189,7 +201,10 @@ def tick(self: TrainingMonitor, runner: Any, done: int, wait: bool = False) -> N
     if self.view is not None: self.view.put(panels=self.panels())
 
 @patch
-def catch_up(self: TrainingMonitor, runner: Any, done: int) -> None:
+def catch_up(self: TrainingMonitor,
+    runner: Any,
+    done: int,    # steps of the training
+) -> None:
     "Nobody is in a hurry: read what was sent, and what was still waiting."
     for _ in range(2): self.tick(runner, done, wait=True)
 
@@ -202,9 +217,9 @@ def detach(self: TrainingMonitor) -> None:
     self.show_buttons(False)
 
 def thinned(
-    points: Any,                # (step, value) pairs
-    most: int = 150,
-) -> tuple[list, list]:         # x and y of at most so many of them, evenly chosen, the last among them
+    points: Any,           # (step, value) pairs
+    most: int = 150,       # points
+) -> tuple[list, list]:    # x and y of at most so many of them, evenly chosen, the last among them
     "A curve that is light enough to be sent."
     points = list(points)
     index = range(len(points)) if len(points) <= most else [round(k * (len(points) - 1) / (most - 1)) for k in range(most)]
@@ -227,7 +242,7 @@ def panels(self: TrainingMonitor) -> list[dict]:
     broken = [k for k in losses if not math.isfinite(last[k])]
     return out if not broken else [dict(title='Careful', alert=f'{", ".join(broken)}: not finite'), *out]
 
-# %% ../../nbs/07_visualization/15_training_monitor.ipynb #113a3bb0
+# %% ../../nbs/07_visualization/15_training_monitor.ipynb #1634faca
 @patch
 def pause(self: TrainingMonitor) -> None:
     "Keep the training after the step at hand; from any thread."
@@ -255,14 +270,18 @@ def stand_still(self: TrainingMonitor, runner: Any) -> None:
         if getattr(runner, 'interrupted', False): self.resume()
 
 @patch
-def show_buttons(self: TrainingMonitor, shown: bool) -> None:
+def show_buttons(self: TrainingMonitor,
+    shown: bool,    # False takes them away
+) -> None:
     "Buttons while there is a training, and what they do next."
     if self.view is None: return
     buttons = [control('pause', None, label='Resume' if self.paused else 'Pause'), control('stop', None, label='Stop', help='after this step, with a checkpoint')]
     self.view.put(controls=buttons if shown else [], paused=self.paused)
 
 @patch
-def pressed(self: TrainingMonitor, old: dict, new: dict) -> None:
+def pressed(self: TrainingMonitor,
+    old: dict, new: dict,    # what the page knew before, and knows now
+) -> None:
     "A button counts how often it was pressed."
     times = lambda name: (new.get(name) or 0) - (old.get(name) or 0)
     if times('stop') > 0: self.stop()

@@ -39,13 +39,13 @@ def sample_preprocessor(**options) -> DetDataPreprocessor:
     "ImageNet's mean and standard deviation, sides that are multiples of 32."
     return DetDataPreprocessor(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_size_divisor=32, **options)
 
-# %% ../../nbs/08_zoo/00_by_heart.ipynb #f63da4d3
+# %% ../../nbs/08_zoo/00_by_heart.ipynb #c4b304d2
 def learn_by_heart(
-    model: nn.Module,      # a detector; it gets its first weights if it has none
-    batch: dict,           # inputs and data_samples
-    steps: int = 100,
-    lr: float = 4e-3,      # at its highest
-) -> dict[str, list]:      # each loss term at each step
+    model: nn.Module,    # a detector; it gets its first weights if it has none
+    batch: dict,         # inputs and data_samples
+    steps: int = 100,    # training steps
+    lr: float = 4e-3,    # at its highest
+) -> dict[str, list]:    # each loss term at each step
     "Train on one batch until it is known."
     if not model.is_init: model.init_weights()
     model.train()

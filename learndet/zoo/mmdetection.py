@@ -47,7 +47,7 @@ def post_process(
         post['nms'] = dict(type=NMS_TYPES[kind], **args)
     return dict(type='PostProcess', **post)
 
-# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #fc69500f
+# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #0272dc4b
 SAYS_NOTHING = dict(debug=lambda v: True, pos_weight=lambda v: v <= 0, allowed_border=lambda v: v < 0, mask_size=lambda v: True,
                     nms_post=lambda v: True, max_num=lambda v: True, nms_across_levels=lambda v: not v)     # the last three: MMDetection 2's
 
@@ -66,17 +66,19 @@ def stagewise(
     values = {key: [stage.get(key) for stage in settings] for key in dict.fromkeys(k for stage in settings for k in stage)}
     return {key: v[0] if not isinstance(v[0], dict) and all(other == v[0] for other in v) else v for key, v in values.items()}
 
-def says_nothing(key: str, value: Any) -> bool:
+def says_nothing(
+    key: str, value: Any,    # of the setting
+) -> bool:
     "Whether leaving a setting out changes nothing."
     return value is None or key in SAYS_NOTHING and SAYS_NOTHING[key](value)
 
 def settings_of(
-    part: dict,              # config of a head
-    train_cfg: dict,         # what MMDetection would hand it
-    test_cfg: dict,
-    where: str,              # its path, for messages
-    posts: dict = None,      # argument -> config of a PostProcess, where it is not `postprocess` made of test_cfg
-) -> dict:                   # config of the head with its settings inside
+    part: dict,            # config of a head
+    train_cfg: dict,       # what MMDetection would hand it
+    test_cfg: dict,        # of the whole model
+    where: str,            # its path, for messages
+    posts: dict = None,    # argument -> config of a PostProcess, where it is not `postprocess` made of test_cfg
+) -> dict:                 # config of the head with its settings inside
     "A head's config, completed by the settings that stood elsewhere."
     takes = arguments_of(part['type'])
     if takes is None: return {**part, **train_cfg}                      # not here: `missing_parts` will say so
@@ -87,15 +89,15 @@ def settings_of(
         raise UnsupportedConfig(f'{where}: {part["type"]} has no setting {key!r} yet, the config gives {value!r}; it takes {", ".join(takes)}')
     return {**part, **{k: v for k, v in given.items() if k in takes}}
 
-# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #8e093e11
+# %% ../../nbs/08_zoo/50_from_mmdet.ipynb #2b6f382d
 LAYER_NAMES = dict(BatchNorm2d='BN', SyncBatchNorm='SyncBN', GroupNorm='GN', LayerNorm='LN', InstanceNorm2d='IN')     # of norm_cfg
 
 def head_settings(
-    name: str,             # 'bbox_head', 'rpn_head', 'roi_head', ...
-    part: dict,            # its config
-    train_cfg: dict,       # the detector's
-    test_cfg: dict,
-    where: str,            # path of the detector, for messages
+    name: str,          # 'bbox_head', 'rpn_head', 'roi_head', ...
+    part: dict,         # its config
+    train_cfg: dict,    # the detector's
+    test_cfg: dict,     # of the whole model
+    where: str,         # path of the detector, for messages
 ) -> dict:
     "One head of a detector with the settings that belong to it."
     where = f'{where}.{name}'

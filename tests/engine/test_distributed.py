@@ -35,7 +35,7 @@ def together(tmp_path):
     "Everything that ends well, in one pair of processes, since starting them costs more than the work."
     torch.set_num_threads(1)
     D.init_dist('pytorch', timeout=100)
-    for work in (sums, train, unused):
+    for work in (sums, train, unused, norms):
         (Path(tmp_path) / work.__name__).mkdir(exist_ok=True)
         work(Path(tmp_path) / work.__name__)
     D.close_dist()
@@ -109,6 +109,16 @@ def unused(tmp_path):
     save(tmp_path, message=message, loss=float(out['loss']))
 
 
+def norms(tmp_path):
+    "Each process has seen other pictures; before a validation they agree on their statistics."
+    from types import SimpleNamespace
+    from learndet.engine.default_hooks import SyncNormHook
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2))
+    for m in model[1:]: m.running_mean.fill_(1. + D.get_rank()); m.running_var.fill_(2. + 2 * D.get_rank())
+    SyncNormHook().before_val_epoch(SimpleNamespace(model=model))
+    save(tmp_path, stats={k: v for k, v in model.state_dict().items() if 'running' in k})
+
+
 # ---- what is expected of them
 
 @pytest.fixture(scope='module')
@@ -145,6 +155,13 @@ def test_two_processes_are_one_with_the_same_global_batch(two, tmp_path):
 def test_unused_parameters_are_named(two):
     got = load(two / 'unused', 0)
     assert '2 parameters get no gradient' in got['message'] and 'dead_branch.weight, dead_branch.bias' in got['message'] and got['loss'] > 0
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_norms_agree_before_a_validation(two, rank):
+    stats = load(two / 'norms', rank)['stats']
+    assert len(stats) == 4
+    for name, value in stats.items(): assert value.tolist() == ([1.5] * 2 if 'mean' in name else [3.] * 2)
 
 
 def test_one_rank_fails_and_all_end(tmp_path):

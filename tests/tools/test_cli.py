@@ -34,6 +34,11 @@ def test_train_leaves_a_checkpoint_a_log_and_metrics(trained):
     assert any('loss' in row for row in rows) and any('coco/bbox_mAP' in row for row in rows)
 
 
+def test_tensorboard_is_written_where_it_is_installed(trained):
+    pytest.importorskip('tensorboard', reason='TensorBoard is not installed')
+    assert list((trained[0] / 'out').rglob('events.out.tfevents*'))
+
+
 def test_test_and_predict_read_it(trained):
     folder, options = trained
     done = learndet('test', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', '--out', 'found.pkl', '--cfg-options', *options, cwd=folder)
@@ -50,7 +55,26 @@ def test_mistakes_end_in_one_line(tmp_path):
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'model.bbox_head.anchor_generator' in done.stderr and 'strides' in done.stderr          # the path and the nearest key: 5a
     done = learndet('config', 'nothing_like_this', cwd=tmp_path)
-    assert done.returncode == 1 and 'retinanet_r50_fpn_1x_coco' in done.stderr
+    assert done.returncode == 1 and 'retinanet_r50_fpn_1x_coco' in done.stderr and '__init__' not in done.stderr
+    done = learndet('config', 'retinanet_r50_fpn_1x', cwd=tmp_path)
+    assert 'did you mean retinanet_r50_fpn_1x_coco?' in done.stderr
+
+
+def test_no_validate_leaves_validation_out(monkeypatch):
+    from learndet.tools import cli, commands
+    seen = []
+    monkeypatch.setattr(commands.Runner, 'from_cfg', lambda cfg: seen.append(cfg) or type('Run', (), dict(train=lambda self: None))())
+    for words in ([], ['--no-validate']): assert cli.main(['train', 'retinanet_r18-slim_samples', *words]) == 0
+    assert [key in cfg for cfg in seen for key in commands.VALIDATION] == [True] * 3 + [False] * 3 and 'test_dataloader' in seen[1]
+
+
+def test_commands_leave_a_config_that_is_handed_over_as_it_is(trained):
+    from learndet.tools.commands import read_config, test
+    folder, options = trained
+    cfg = read_config('retinanet_r18-slim_samples', options)
+    before = cfg.to_dict()
+    test(cfg, folder / 'out/epoch_1.pth', work_dir=str(folder / 'again'))
+    assert cfg.to_dict() == before
 
 
 def test_config_prints_where_values_come_from(tmp_path):

@@ -35,7 +35,7 @@ def efficientnet_layers(
         else: layers.append(row)
     return layers
 
-# %% ../../../nbs/04_models/01_backbones/07_efficientnet.ipynb #fa03c140
+# %% ../../../nbs/04_models/01_backbones/07_efficientnet.ipynb #25b64882
 class EfficientNet(BaseModule):
     "EfficientNet as a backbone (arXiv:1905.11946)."
     def __init__(self,
@@ -91,9 +91,10 @@ class EfficientNet(BaseModule):
         return self
 
 def mobile_block(
-    channels: int, out: int, kernel: int, stride: int, expansion: int,     # in, out, of the depthwise convolution
-    drop_path_rate: float, with_cp: bool,
-    cfgs: dict,                                                            # conv_cfg, norm_cfg and act_cfg
+    channels: int, out: int, kernel: int, stride: int, expansion: int,    # in, out, of the depthwise convolution
+    drop_path_rate: float,                                                # share of pictures for which the block is left out
+    with_cp: bool,                                                        # less memory, a second forward
+    cfgs: dict,                                                           # conv_cfg, norm_cfg and act_cfg
 ) -> InvertedResidual:
     "An inverted residual with squeeze and excitation; its narrow layer has a quarter of the channels that come in."
     mid = channels * expansion

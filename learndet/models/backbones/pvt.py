@@ -17,17 +17,17 @@ from ..layers.init import BaseModule, Sequential
 from ..layers.inverted_residual import DropPath
 from ..layers.patches import TRANSFORMER_INIT, PatchEmbed, to_map, to_tokens
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #b1c84b2a
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #168ec8c4
 class SpatialReductionAttention(BaseModule):
     "All tokens ask a shrunken map, beside a shortcut (PVT, eq. 1-4)."
     def __init__(self,
-        embed_dims: int,                             # C
-        num_heads: int,                              # h
-        attn_drop: float = 0., proj_drop: float = 0.,     # share of weights, of results, set to 0
-        dropout_layer: nn.Module | None = None,      # of the whole branch, such as a DropPath
-        qkv_bias: bool = True,
-        norm_cfg: dict = dict(type='LN'),            # of the shrunken map
-        sr_ratio: int = 1,                           # R; 1: nothing is shrunk
+        embed_dims: int,                                 # C
+        num_heads: int,                                  # h
+        attn_drop: float = 0., proj_drop: float = 0.,    # share of weights, of results, set to 0
+        dropout_layer: nn.Module | None = None,          # of the whole branch, such as a DropPath
+        qkv_bias: bool = True,                           # the projections have a bias
+        norm_cfg: dict = dict(type='LN'),                # of the shrunken map
+        sr_ratio: int = 1,                               # R; 1: nothing is shrunk
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -47,13 +47,13 @@ class SpatialReductionAttention(BaseModule):
         y = self.attn(x, small, small, need_weights=False)[0]
         return self.dropout_layer(self.proj_drop(y)) + (x if identity is None else identity)
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #72223e73
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #b1876de0
 class AbsolutePositionEmbedding(BaseModule):
     "A learnt vector for each place, added to the tokens (PVT, sec. 3.1)."
     def __init__(self,
-        pos_shape: int | tuple,      # (h, w) of the table, cells
-        pos_dim: int,                # C
-        drop_rate: float = 0.,
+        pos_shape: int | tuple,    # (h, w) of the table, cells
+        pos_dim: int,              # C
+        drop_rate: float = 0.,     # share of results set to 0
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -102,17 +102,17 @@ class MixFFN(BaseModule):
         "Every token on its own, or with its neighbours."
         return self.dropout_layer(to_tokens(self.layers(to_map(x, hw_shape)))) + (x if identity is None else identity)
 
-# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #070df066
+# %% ../../../nbs/04_models/01_backbones/10_pvt.ipynb #e6212cfc
 class PVTEncoderLayer(BaseModule):
     "Attention and feed-forward network, each behind a norm and beside a shortcut (PVT, fig. 3)."
     def __init__(self,
-        embed_dims: int, num_heads: int, feedforward_channels: int,
-        drop_rate: float = 0., attn_drop_rate: float = 0.,     # of results, of attention weights
-        drop_path_rate: float = 0.,                            # share of pictures for which a branch is left out
-        qkv_bias: bool = True,
+        embed_dims: int, num_heads: int, feedforward_channels: int,    # C, h, channels inside the feed-forward network
+        drop_rate: float = 0., attn_drop_rate: float = 0.,             # of results, of attention weights
+        drop_path_rate: float = 0.,                                    # share of pictures for which a branch is left out
+        qkv_bias: bool = True,                                         # the projections have a bias
         act_cfg: dict = dict(type='GELU'), norm_cfg: dict = dict(type='LN'),
-        sr_ratio: int = 1,                                     # R
-        use_conv_ffn: bool = False,                            # a depthwise 3x3 in the feed-forward network
+        sr_ratio: int = 1,                                             # R
+        use_conv_ffn: bool = False,                                    # a depthwise 3x3 in the feed-forward network
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -135,24 +135,24 @@ PVT_INIT = [*TRANSFORMER_INIT, dict(type='Kaiming', layer='Conv2d')]
 class PyramidVisionTransformer(BaseModule):
     "PVT as a backbone (arXiv:2102.12122, table 1)."
     def __init__(self,
-        pretrain_img_size: int | tuple = 224,        # (H, W), pixels, of the tables of places
-        in_channels: int = 3,                        # of the picture
-        embed_dims: int = 64,                        # channels of one head; a stage has num_heads times as many
-        num_stages: int = 4, num_layers=(3, 4, 6, 3), num_heads=(1, 2, 5, 8),
-        patch_sizes=(4, 2, 2, 2), strides=(4, 2, 2, 2), paddings=(0, 0, 0, 0),      # of each stage's patches
-        sr_ratios=(8, 4, 2, 1),                      # R of the stages
-        out_indices=(0, 1, 2, 3),                    # the stages to return
-        mlp_ratios=(8, 8, 4, 4),                     # width of the feed-forward networks, in C
-        qkv_bias: bool = True,
-        drop_rate: float = 0., attn_drop_rate: float = 0.,
-        drop_path_rate: float = .1,                  # of the last block; earlier ones less
-        use_abs_pos_embed: bool = True,              # places
-        norm_after_stage: bool = False,
-        use_conv_ffn: bool = False,                  # a depthwise 3x3 in the feed-forward networks
+        pretrain_img_size: int | tuple = 224,                                     # (H, W), pixels, of the tables of places
+        in_channels: int = 3,                                                     # of the picture
+        embed_dims: int = 64,                                                     # channels of one head; a stage has num_heads times as many
+        num_stages: int = 4, num_layers=(3, 4, 6, 3), num_heads=(1, 2, 5, 8),     # stages, layers of each, h of each
+        patch_sizes=(4, 2, 2, 2), strides=(4, 2, 2, 2), paddings=(0, 0, 0, 0),    # of each stage's patches
+        sr_ratios=(8, 4, 2, 1),                                                   # R of the stages
+        out_indices=(0, 1, 2, 3),                                                 # the stages to return
+        mlp_ratios=(8, 8, 4, 4),                                                  # width of the feed-forward networks, in C
+        qkv_bias: bool = True,                                                    # the projections have a bias
+        drop_rate: float = 0., attn_drop_rate: float = 0.,                        # share of results, of attention weights, set to 0
+        drop_path_rate: float = .1,                                               # of the last block; earlier ones less
+        use_abs_pos_embed: bool = True,                                           # places
+        norm_after_stage: bool = False,                                           # a norm behind each stage
+        use_conv_ffn: bool = False,                                               # a depthwise 3x3 in the feed-forward networks
         act_cfg: dict = dict(type='GELU'), norm_cfg: dict = dict(type='LN', eps=1e-6),
-        pretrained: str | None = None,               # old form of dict(type='Pretrained', ...)
-        convert_weights: bool = True,                # the file of init_cfg has the names of PVT's own code
-        init_cfg=None,                               # None: PVT_INIT; dict(checkpoint=...) is dict(type='Pretrained', checkpoint=...)
+        pretrained: str | None = None,                                            # old form of dict(type='Pretrained', ...)
+        convert_weights: bool = True,                                             # the file of init_cfg has the names of PVT's own code
+        init_cfg=None,                                                            # None: PVT_INIT; dict(checkpoint=...) is dict(type='Pretrained', checkpoint=...)
     ):
         if pretrained: init_cfg = init_cfg or dict(checkpoint=pretrained)
         if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg: init_cfg = dict(type='Pretrained', **{k: v for k, v in init_cfg.items() if k != 'type'})

@@ -12,17 +12,18 @@ from .resnet import Bottleneck, ResNet
 from ..layers.conv_module import build_conv_layer, build_norm_layer, conv_norm
 from ..layers.init import BaseModule
 
-# %% ../../../nbs/04_models/01_backbones/05_resnest.ipynb #21379497
+# %% ../../../nbs/04_models/01_backbones/05_resnest.ipynb #e87fa1d5
 class SplitAttentionConv2d(BaseModule):
     "A convolution with `radix` candidates for every channel and a vote among them (arXiv:2004.08955, eq. 1-3)."
     raw_args = ('dcn',)
     def __init__(self,
-        in_channels: int, channels: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1,
+        in_channels: int, channels: int,                                           # that come in, that go out
+        kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1,    # of the convolution, as in nn.Conv2d
         groups: int = 1,
-        radix: int = 2,                     # candidates of a channel
-        reduction_factor: int = 4,          # how much narrower the small network is, at least 32 channels
+        radix: int = 2,                                                            # candidates of a channel
+        reduction_factor: int = 4,                                                 # how much narrower the small network is, at least 32 channels
         conv_cfg: dict | None = None, norm_cfg: dict = dict(type='BN'),
-        dcn: dict | None = None,            # another layer for the candidates
+        dcn: dict | None = None,                                                   # another layer for the candidates
         init_cfg=None,
     ):
         super().__init__(init_cfg)

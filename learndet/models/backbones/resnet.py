@@ -16,9 +16,9 @@ from ...core.patch import patch
 from ..layers.conv_module import build_conv_layer, build_norm_layer, build_plugin_layer, conv_norm
 from ..layers.init import BaseModule
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #c1bce757
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #a3cb3942
 class BasicBlock(BaseModule):
-    "Two 3x3 convolutions beside a shortcut (ResNet, fig. 5 left)."
+    "Two 3x3 convolutions beside a shortcut (ResNet, arXiv:1512.03385, fig. 5 left)."
     expansion = 1
     def __init__(self,
         inplanes: int,                           # channels that come in
@@ -53,7 +53,10 @@ class BasicBlock(BaseModule):
         x = self.relu(conv_norm(x, self.conv1, self.norm1))
         return conv_norm(x, self.conv2, self.norm2)
 
-    def forward(self, x: Tensor) -> Tensor: return block_forward(self, x)
+    def forward(self,
+        x: Tensor,    # (B, C, H, W)
+    ) -> Tensor:
+        return block_forward(self, x)
 
 # %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #d0c0b61f
 def block_shortcut(
@@ -75,9 +78,9 @@ def block_forward(
     y = torch.utils.checkpoint.checkpoint(add, x, use_reentrant=False) if block.with_cp and x.requires_grad else add(x)
     return block.relu(y)
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #fdf8c705
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #4a242f76
 class Bottleneck(BaseModule):
-    "1x1 down to a quarter of the channels, 3x3, 1x1 up again (ResNet, fig. 5 right)."
+    "1x1 down to a quarter of the channels, 3x3, 1x1 up again (ResNet, arXiv:1512.03385, fig. 5 right)."
     expansion = 4
     def __init__(self,
         inplanes: int,                           # channels that come in
@@ -135,7 +138,10 @@ class Bottleneck(BaseModule):
         for name in self.plugin_names[after]: x = getattr(self, name)(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor: return block_forward(self, x)
+    def forward(self,
+        x: Tensor,    # (B, C, H, W)
+    ) -> Tensor:
+        return block_forward(self, x)
 
 PLUGIN_POSITIONS = ('after_conv1', 'after_conv2', 'after_conv3')
 
@@ -157,7 +163,7 @@ def add_plugins(
             block.add_module(name, plugin)
     return names
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #318384e5
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #90676e59
 def make_downsample(
     inplanes: int, outplanes: int,    # channels before and after the block
     stride: int,                      # of the block
@@ -171,13 +177,14 @@ def make_downsample(
     return nn.Sequential(*pool, conv, build_norm_layer(norm_cfg, outplanes)[1])
 
 def make_stage(
-    block: type,                      # BasicBlock or Bottleneck
-    inplanes: int, planes: int,       # channels that come in, channels inside the blocks
-    num_blocks: int,
-    stride: int = 1,                  # of the first block
-    avg_down: bool = False, conv_cfg: dict | None = None, norm_cfg: dict = dict(type='BN'),
-    first: dict = {},                 # what only the first block takes
-    **kwargs,                         # what else the blocks take
+    block: type,                   # BasicBlock or Bottleneck
+    inplanes: int, planes: int,    # channels that come in, channels inside the blocks
+    num_blocks: int,               # in the stage
+    stride: int = 1,               # of the first block
+    avg_down: bool = False,        # pool in the shortcut
+    conv_cfg: dict | None = None, norm_cfg: dict = dict(type='BN'),
+    first: dict = {},              # what only the first block takes
+    **kwargs,                      # what else the blocks take
 ) -> nn.Sequential:
     "A stage: one block that changes size and channels, then blocks that change neither."
     outplanes, kwargs = planes * block.expansion, dict(kwargs, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
@@ -185,7 +192,7 @@ def make_stage(
     head = block(inplanes, planes, stride=stride, downsample=downsample, **kwargs, **first)
     return nn.Sequential(head, *[block(outplanes, planes, **kwargs) for _ in range(num_blocks - 1)])
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #26d1ea7e
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #bc6fb4b5
 RESNET_INIT = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])]
 
 class ResNet(BaseModule):
@@ -194,26 +201,26 @@ class ResNet(BaseModule):
                      101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
     raw_args = ('dcn', 'plugins')                                          # small dicts, built here once for every block
     def __init__(self,
-        depth: int,                                                        # 18, 34, 50, 101 or 152
-        in_channels: int = 3,                                              # of the picture
-        stem_channels: int | None = None,                                  # None: base_channels
-        base_channels: int = 64,                                           # inside the blocks of the first stage
-        num_stages: int = 4, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1),
-        out_indices=(0, 1, 2, 3),                                          # the stages to return
-        style: str = 'pytorch',                                            # 'caffe': the stride is in the first 1x1
-        deep_stem: bool = False,                                           # three 3x3 instead of one 7x7
-        avg_down: bool = False,                                            # pool in the shortcut
-        frozen_stages: int = -1,                                           # 0: the stem, 1: and stage 1, ...; -1: nothing
+        depth: int,                                                           # 18, 34, 50, 101 or 152
+        in_channels: int = 3,                                                 # of the picture
+        stem_channels: int | None = None,                                     # None: base_channels
+        base_channels: int = 64,                                              # inside the blocks of the first stage
+        num_stages: int = 4, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1),    # how many stages; of the first block, of all blocks of each
+        out_indices=(0, 1, 2, 3),                                             # the stages to return
+        style: str = 'pytorch',                                               # 'caffe': the stride is in the first 1x1
+        deep_stem: bool = False,                                              # three 3x3 instead of one 7x7
+        avg_down: bool = False,                                               # pool in the shortcut
+        frozen_stages: int = -1,                                              # 0: the stem, 1: and stage 1, ...; -1: nothing
         conv_cfg: dict | None = None,
         norm_cfg: dict = dict(type='BN', requires_grad=True),
-        norm_eval: bool = True,                                            # batch norm keeps its statistics in training
-        dcn: dict | None = None,                                           # deformable 3x3: dict(type='DCNv2', ...)
-        stage_with_dcn=(False, False, False, False),                       # in which stages
-        plugins: list | None = None,                                       # dict(cfg=..., position=..., stages=...)
-        with_cp: bool = False,                                             # less memory, a second forward
-        zero_init_residual: bool = True,                                   # blocks start as the identity
-        pretrained: str | None = None,                                     # old form of dict(type='Pretrained', ...)
-        init_cfg=None,                                                     # None: RESNET_INIT
+        norm_eval: bool = True,                                               # batch norm keeps its statistics in training
+        dcn: dict | None = None,                                              # deformable 3x3: dict(type='DCNv2', ...)
+        stage_with_dcn=(False, False, False, False),                          # in which stages
+        plugins: list | None = None,                                          # dict(cfg=..., position=..., stages=...)
+        with_cp: bool = False,                                                # less memory, a second forward
+        zero_init_residual: bool = True,                                      # blocks start as the identity
+        pretrained: str | None = None,                                        # old form of dict(type='Pretrained', ...)
+        init_cfg=None,                                                        # None: RESNET_INIT
     ):
         if pretrained: init_cfg = init_cfg or dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(RESNET_INIT if init_cfg is None else init_cfg)
@@ -255,10 +262,10 @@ class ResNet(BaseModule):
         block, blocks = self.arch_settings[depth]
         return block, [dict(planes=base_channels * 2 ** i, num_blocks=n) for i, n in enumerate(blocks)]
 
-# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #d23fb10e
+# %% ../../../nbs/04_models/01_backbones/00_resnet.ipynb #d124c7fc
 def check_stages(
     num_stages: int, strides: tuple, dilations: tuple,    # as ResNet takes them
-    out_indices: tuple, frozen_stages: int,
+    out_indices: tuple, frozen_stages: int,               # as ResNet takes them
 ) -> None:
     "Refuse what no ResNet can be."
     if not 1 <= num_stages <= 4: raise ValueError(f'a ResNet has 1 to 4 stages, got {num_stages}')

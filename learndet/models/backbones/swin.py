@@ -18,20 +18,20 @@ from ..layers.inverted_residual import DropPath
 from ..layers.patches import FFN, TRANSFORMER_INIT, PatchEmbed, PatchMerging, to_map
 from ..layers.window_attention import ShiftWindowMSA
 
-# %% ../../../nbs/04_models/01_backbones/09_swin.ipynb #86ea2dfd
+# %% ../../../nbs/04_models/01_backbones/09_swin.ipynb #2426d4b7
 class SwinBlock(BaseModule):
     "Attention in windows and a feed-forward network, each beside a shortcut (Swin, eq. 3)."
     def __init__(self,
-        embed_dims: int,                       # C
-        num_heads: int,                        # h
-        feedforward_channels: int,             # inside the feed-forward network
-        window_size: int = 7,                  # w
-        shift: bool = False,                   # windows moved by w / 2
-        qkv_bias: bool = True, qk_scale: float | None = None,
-        drop_rate: float = 0., attn_drop_rate: float = 0.,     # of results, of attention weights
-        drop_path_rate: float = 0.,            # share of pictures for which a branch is left out
+        embed_dims: int,                                         # C
+        num_heads: int,                                          # h
+        feedforward_channels: int,                               # inside the feed-forward network
+        window_size: int = 7,                                    # w
+        shift: bool = False,                                     # windows moved by w / 2
+        qkv_bias: bool = True, qk_scale: float | None = None,    # the projections have a bias; what scores are multiplied by, None: (C / h) ** -0.5
+        drop_rate: float = 0., attn_drop_rate: float = 0.,       # of results, of attention weights
+        drop_path_rate: float = 0.,                              # share of pictures for which a branch is left out
         act_cfg: dict = dict(type='GELU'), norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,                 # less memory, a second forward
+        with_cp: bool = False,                                   # less memory, a second forward
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -50,12 +50,15 @@ class SwinBlock(BaseModule):
         x = x + self.attn(self.norm1(x), hw_shape)
         return self.ffn(self.norm2(x), identity=x)
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    def forward(self,
+        x: Tensor,                    # (B, H·W, C)
+        hw_shape: tuple[int, int],    # (H, W), tokens
+    ) -> Tensor:
         "The block; with `with_cp` what is in between is computed again in backward."
         if not (self.with_cp and x.requires_grad): return self.residuals(x, hw_shape)
         return torch.utils.checkpoint.checkpoint(self.residuals, x, hw_shape, use_reentrant=False)
 
-# %% ../../../nbs/04_models/01_backbones/09_swin.ipynb #c5932f83
+# %% ../../../nbs/04_models/01_backbones/09_swin.ipynb #7133d4b8
 class SwinBlockSequence(BaseModule):
     "A stage: blocks, plain and shifted in turn, and what makes the next stage's tokens of theirs."
     def __init__(self,
@@ -82,25 +85,25 @@ class SwinBlockSequence(BaseModule):
 class SwinTransformer(BaseModule):
     "Swin as a backbone (arXiv:2103.14030, fig. 3)."
     def __init__(self,
-        pretrain_img_size: int | tuple = 224,            # (H, W), pixels, of the table of `use_abs_pos_embed`
-        in_channels: int = 3,                            # of the picture
-        embed_dims: int = 96,                            # C of the first stage; each next one has twice as many
-        patch_size: int = 4, window_size: int = 7,       # pixels, tokens
-        mlp_ratio: float = 4,                            # width of the feed-forward networks, in C
-        depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24),   # of the stages
-        strides=(4, 2, 2, 2),                            # of the patches and of the mergings
-        out_indices=(0, 1, 2, 3),                        # the stages to return
-        qkv_bias: bool = True, qk_scale: float | None = None,
-        patch_norm: bool = True,                         # a norm on patches and in mergings
-        drop_rate: float = 0., attn_drop_rate: float = 0.,
-        drop_path_rate: float = .1,                      # of the last block; earlier ones less
-        use_abs_pos_embed: bool = False,                 # a learnt vector for each place, too
+        pretrain_img_size: int | tuple = 224,                    # (H, W), pixels, of the table of `use_abs_pos_embed`
+        in_channels: int = 3,                                    # of the picture
+        embed_dims: int = 96,                                    # C of the first stage; each next one has twice as many
+        patch_size: int = 4, window_size: int = 7,               # pixels, tokens
+        mlp_ratio: float = 4,                                    # width of the feed-forward networks, in C
+        depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24),           # of the stages
+        strides=(4, 2, 2, 2),                                    # of the patches and of the mergings
+        out_indices=(0, 1, 2, 3),                                # the stages to return
+        qkv_bias: bool = True, qk_scale: float | None = None,    # the projections have a bias; what scores are multiplied by, None: (C / h) ** -0.5
+        patch_norm: bool = True,                                 # a norm on patches and in mergings
+        drop_rate: float = 0., attn_drop_rate: float = 0.,       # share of results, of attention weights, set to 0
+        drop_path_rate: float = .1,                              # of the last block; earlier ones less
+        use_abs_pos_embed: bool = False,                         # a learnt vector for each place, too
         act_cfg: dict = dict(type='GELU'), norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,                           # less memory, a second forward
-        pretrained: str | None = None,                   # old form of dict(type='Pretrained', ...)
-        convert_weights: bool = False,                   # the file of init_cfg has the names of Swin's own code
-        frozen_stages: int = -1,                         # 0: the patches, 1: and stage 1, ...; -1: nothing
-        init_cfg=None,                                   # None: TRANSFORMER_INIT
+        with_cp: bool = False,                                   # less memory, a second forward
+        pretrained: str | None = None,                           # old form of dict(type='Pretrained', ...)
+        convert_weights: bool = False,                           # the file of init_cfg has the names of Swin's own code
+        frozen_stages: int = -1,                                 # 0: the patches, 1: and stage 1, ...; -1: nothing
+        init_cfg=None,                                           # None: TRANSFORMER_INIT
     ):
         if pretrained: init_cfg = init_cfg or dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(TRANSFORMER_INIT if init_cfg is None else init_cfg)

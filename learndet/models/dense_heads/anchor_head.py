@@ -31,9 +31,9 @@ def gather_targets(
     shape = inds.shape + values.shape[2:]
     return values.gather(1, inds.reshape(inds.shape + (1,) * (values.dim() - 2)).expand(shape))
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #2d98e2f4
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #fc8c010b
 class AnchorHead(BaseDenseHead):
-    "A dense head over anchors: one 1 × 1 convolution scores A·K classes a cell, another moves A boxes."
+    "A dense head over anchors: one 1 × 1 convolution scores A·K classes a cell, another moves A boxes (arXiv:1506.01497, sec. 3.1)."
     def __init__(
         self,
         num_classes: int,                        # K, background not counted

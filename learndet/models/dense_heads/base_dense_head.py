@@ -67,9 +67,9 @@ class DenseTargets:
     avg_factor: Tensor      # 0-d, what both losses are divided by
     gt_inds: Tensor         # (B, P) IGNORE, NEGATIVE, or index of the object plus one
 
-# %% ../../../nbs/04_models/03_dense_heads/00_base_dense_head.ipynb #d6af4514
+# %% ../../../nbs/04_models/03_dense_heads/00_base_dense_head.ipynb #c886caaa
 class BaseDenseHead(BaseModule):
-    "A head that answers at every cell; subclasses give `forward`, `loss_by_feat`, `get_priors`, and the layers."
+    "A head that answers at every cell; subclasses give layers, `forward`, `loss_by_feat`, `get_priors` (arXiv:1506.01497, sec. 3.3)."
     def __init__(
         self,
         num_classes: int,                   # K

@@ -13,9 +13,9 @@ from .base_detector import BaseDetector
 from ..necks.fpn import check_channels, check_head
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #ad6506cd
+# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #5a9ff2a6
 class SingleStageDetector(BaseDetector):
-    "Backbone, neck and a dense head."
+    "Backbone, neck and a dense head (SSD, arXiv:1512.02325)."
     def __init__(
         self,
         backbone: nn.Module,                    # (B, 3, H, W) → tuple of maps

@@ -38,9 +38,9 @@ def given_proposals(
     valid = there & block.isfinite().all(-1) & (block[..., 2] > block[..., 0]) & (block[..., 3] > block[..., 1])      # boxes with an area
     return Proposals(block[..., :4].where(valid[..., None], 0.), block[..., 4].where(valid, 0.), valid)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #33730a4c
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #296645fd
 class TwoStageDetector(BaseDetector):
-    "A region proposal network and a head that looks at its proposals."
+    "A region proposal network and a head that looks at its proposals (Faster R-CNN, arXiv:1506.01497)."
     def __init__(
         self,
         backbone: nn.Module,                    # (B, 3, H, W) → tuple of maps

@@ -158,19 +158,19 @@ def conv_norm(
     if _FOLDED is not None: _FOLDED.append((conv, norm))       # somebody wants to know: see bake_norms
     return conv._conv_forward(x, *fold_norm(conv, norm))
 
-# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #7c1e2446
+# %% ../../../nbs/04_models/00_layers/01_conv_module.ipynb #31a5d85a
 class ConvModule(nn.Module):
-    "Convolution, norm and activation in the order asked for; attribute names are MMCV's."
+    "Convolution, norm and activation in the order asked for; attribute names are MMCV's (batch norm: arXiv:1502.03167)."
     def __init__(self,
         in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1,
         groups: int = 1,
-        bias: bool | str = 'auto',                       # 'auto': only without a norm layer, which has its own
-        conv_cfg: dict | None = None,                    # None: Conv2d
-        norm_cfg: dict | None = None,                    # None: no norm layer
-        act_cfg: dict | None = dict(type='ReLU'),        # None: no activation
-        inplace: bool = True,                            # may the activation overwrite its input?
+        bias: bool | str = 'auto',                   # 'auto': only without a norm layer, which has its own
+        conv_cfg: dict | None = None,                # None: Conv2d
+        norm_cfg: dict | None = None,                # None: no norm layer
+        act_cfg: dict | None = dict(type='ReLU'),    # None: no activation
+        inplace: bool = True,                        # may the activation overwrite its input?
         padding_mode: str = 'zeros',
-        order: tuple = ('conv', 'norm', 'act'),
+        order: tuple = ('conv', 'norm', 'act'),      # which of the three comes first, second, third
     ):
         super().__init__()
         if sorted(order) != ['act', 'conv', 'norm']:

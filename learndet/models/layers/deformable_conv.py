@@ -79,7 +79,7 @@ def deform_conv2d_torch(
     y = weight.reshape(groups, O // groups, -1) @ columns                                      # (B, groups, O / groups, H'·W')
     return y.reshape(B, O, *out) if bias is None else y.reshape(B, O, *out) + bias.view(-1, 1, 1)
 
-# %% ../../../nbs/04_models/00_layers/03_deformable_conv.ipynb #b3acca97
+# %% ../../../nbs/04_models/00_layers/03_deformable_conv.ipynb #4bae354c
 def deform_conv2d(
     x: Tensor,                    # (B, C, H, W)
     offset: Tensor,               # (B, D·K·2, H', W') cells; y before x for every tap
@@ -103,9 +103,9 @@ def deform_conv2d(
                                  mask).to(dtype)
 
 def check_deform(
-    x: Tensor, offset: Tensor, weight: Tensor,     # as `deform_conv2d` takes them
-    mask: Tensor | None,
-    groups: int,                                   # of the convolution
+    x: Tensor, offset: Tensor, weight: Tensor,    # as `deform_conv2d` takes them
+    mask: Tensor | None,                          # (B, g·k·k, h, w), or None for the first version
+    groups: int,                                  # of the convolution
 ) -> None:
     "Refuse what does not fit together."
     K = weight.shape[2] * weight.shape[3]
@@ -205,12 +205,13 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
         n = out.shape[1] // 3
         return super().forward(x, out[:, :2 * n], out[:, 2 * n:].sigmoid())
 
-# %% ../../../nbs/04_models/00_layers/03_deformable_conv.ipynb #1dfd63eb
+# %% ../../../nbs/04_models/00_layers/03_deformable_conv.ipynb #0a7ded48
 def setup_deform(
-    layer: nn.Module,                        # gets the attributes
+    layer: nn.Module,      # gets the attributes
     in_channels: int, out_channels: int,
     kernel_size: int | tuple, stride: int | tuple, padding: int | tuple, dilation: int | tuple,
-    groups: int, deform_groups: int,
+    groups: int,
+    deform_groups: int,    # parts of the channels with offsets of their own
 ) -> None:
     "Attributes and weight of a deformable layer, named as those of `nn.Conv2d`."
     for name, n in (('groups', groups), ('deform_groups', deform_groups)):

@@ -28,7 +28,7 @@ def distance_code(
     code = torch.cat([phase.sin(), phase.cos()], dim=-1)
     return code if like is None else code.to(like.dtype)
 
-# %% ../../../nbs/04_models/00_layers/05_spatial_attention.ipynb #53ae4b3b
+# %% ../../../nbs/04_models/00_layers/05_spatial_attention.ipynb #437d38eb
 class GeneralizedAttention(nn.Module):
     "Attention over the whole map from up to four kinds of energy, beside a shortcut (arXiv:1904.05873, eq. 1-3)."
     _abbr_ = 'gen_attention_block'
@@ -81,8 +81,8 @@ class GeneralizedAttention(nn.Module):
         return x.unflatten(1, (self.num_heads, -1))
 
 def check_attention(
-    attention_type: str, spatial_range: int, q_stride: int,     # as GeneralizedAttention takes them
-    channels: int, num_heads: int,
+    attention_type: str, spatial_range: int, q_stride: int,    # as GeneralizedAttention takes them
+    channels: int, num_heads: int,                             # C and h, which divides it
 ) -> None:
     "Refuse what is not offered."
     if len(attention_type) != 4 or set(attention_type) - {'0', '1'} or '1' not in attention_type:

@@ -26,7 +26,7 @@ def bias_init_with_prob(
     if not 0 < prior_prob < 1: raise ValueError(f'a probability strictly between 0 and 1 is needed, got {prior_prob}')
     return -math.log((1 - prior_prob) / prior_prob)
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #2d7752af
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #f1379bb4
 class Initializer:
     "Fills the weights of the layers it is told about; a subclass says with what."
     def __init__(self,
@@ -37,7 +37,9 @@ class Initializer:
         self.bias = bias if bias_prob is None else bias_init_with_prob(bias_prob)
         self.layer = [layer] if isinstance(layer, str) else list(layer or [])
 
-    def fill(self, weight: Tensor) -> None:
+    def fill(self,
+        weight: Tensor,    # of any shape; changed in place
+    ) -> None:
         "Fill one weight in place."
         raise NotImplementedError(f'{type(self).__name__} does not say how to fill a weight')
 
@@ -75,40 +77,64 @@ def __repr__(self: Initializer) -> str:
     args = ', '.join(f'{k}={v}' for k, v in vars(self).items() if k != 'layer' and v is not None)
     return f'{type(self).__name__}({args})'
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #cdf54c64
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #91bed3a2
 class Constant(Initializer):
     "Every weight the same number: 1 for norm layers, 0 for a branch that starts as nothing."
-    def __init__(self, val: float, **kwargs): super().__init__(**kwargs); self.val = val
+    def __init__(self,
+        val: float,    # every weight becomes this
+        **kwargs,
+    ):
+        super().__init__(**kwargs); self.val = val
     def fill(self, weight): nn.init.constant_(weight, self.val)
 
 class Normal(Initializer):
     "Gaussian weights; heads of detectors start with `std=0.01`."
-    def __init__(self, mean: float = 0., std: float = 1., **kwargs):
+    def __init__(self,
+        mean: float = 0., std: float = 1.,    # of the distribution
+        **kwargs,
+    ):
         super().__init__(**kwargs); self.mean, self.std = mean, std
     def fill(self, weight): nn.init.normal_(weight, self.mean, self.std)
 
 class TruncNormal(Initializer):
     "Gaussian weights, drawn again where they fall outside [a, b]."
-    def __init__(self, mean: float = 0., std: float = 1., a: float = -2., b: float = 2., **kwargs):
+    def __init__(self,
+        mean: float = 0., std: float = 1.,    # of the distribution before it is cut
+        a: float = -2., b: float = 2.,        # smallest and largest value
+        **kwargs,
+    ):
         super().__init__(**kwargs); self.mean, self.std, self.a, self.b = mean, std, a, b
     def fill(self, weight): nn.init.trunc_normal_(weight, self.mean, self.std, self.a, self.b)
 
 class Uniform(Initializer):
     "Weights spread evenly over [a, b]."
-    def __init__(self, a: float = 0., b: float = 1., **kwargs): super().__init__(**kwargs); self.a, self.b = a, b
+    def __init__(self,
+        a: float = 0., b: float = 1.,    # smallest and largest value
+        **kwargs,
+    ):
+        super().__init__(**kwargs); self.a, self.b = a, b
     def fill(self, weight): nn.init.uniform_(weight, self.a, self.b)
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #8fe000e3
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #5ee63ea7
 class Xavier(Initializer):
     "Variance 2 / (fan in + fan out): signal and gradient keep their size through a linear layer (Glorot, 2010)."
-    def __init__(self, gain: float = 1., distribution: str = 'normal', **kwargs):
+    def __init__(self,
+        gain: float = 1.,                # factor of the standard deviation
+        distribution: str = 'normal',    # 'normal' or 'uniform'
+        **kwargs,
+    ):
         super().__init__(**kwargs); self.gain, self.distribution = gain, check_distribution(distribution)
     def fill(self, weight): getattr(nn.init, f'xavier_{self.distribution}_')(weight, self.gain)
 
 class Kaiming(Initializer):
     "Variance 2 / fan: the 2 makes up for what a ReLU throws away (He, 2015, eq. 10 and 14)."
-    def __init__(self, a: float = 0., mode: str = 'fan_out', nonlinearity: str = 'relu', distribution: str = 'normal',
-                 **kwargs):
+    def __init__(self,
+        a: float = 0.,                   # slope of a leaky ReLU on its negative side
+        mode: str = 'fan_out',           # 'fan_out' keeps the size of gradients, 'fan_in' that of signals
+        nonlinearity: str = 'relu',      # 'relu' or 'leaky_relu', which comes behind the layer
+        distribution: str = 'normal',    # 'normal' or 'uniform'
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.a, self.mode, self.nonlinearity, self.distribution = a, mode, nonlinearity, check_distribution(distribution)
     def fill(self, weight):
@@ -226,7 +252,7 @@ def init_children(
         if not hasattr(child, 'init_weights'): init_children(child)
         elif not getattr(child, 'is_init', False): child.init_weights()
 
-# %% ../../../nbs/04_models/00_layers/00_init.ipynb #cda84179
+# %% ../../../nbs/04_models/00_layers/00_init.ipynb #0905fe03
 class Sequential(BaseModule, nn.Sequential):
     "`nn.Sequential` with a recipe."
     def __init__(self, *args: nn.Module, init_cfg=None):
@@ -235,13 +261,19 @@ class Sequential(BaseModule, nn.Sequential):
 
 class ModuleList(BaseModule, nn.ModuleList):
     "`nn.ModuleList` with a recipe."
-    def __init__(self, modules=None, init_cfg=None):
+    def __init__(self,
+        modules=None,    # in order
+        init_cfg=None,
+    ):
         BaseModule.__init__(self, init_cfg)
         nn.ModuleList.__init__(self, modules)
 
 class ModuleDict(BaseModule, nn.ModuleDict):
     "`nn.ModuleDict` with a recipe."
-    def __init__(self, modules=None, init_cfg=None):
+    def __init__(self,
+        modules=None,    # by name
+        init_cfg=None,
+    ):
         BaseModule.__init__(self, init_cfg)
         nn.ModuleDict.__init__(self, modules)
 

@@ -75,7 +75,7 @@ class Conv2dAdaptivePadding(nn.Conv2d):
         pads = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sides]
         return super().forward(F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)]))
 
-# %% ../../../nbs/04_models/00_layers/06_inverted_residual.ipynb #4f965748
+# %% ../../../nbs/04_models/00_layers/06_inverted_residual.ipynb #679106c4
 class InvertedResidual(BaseModule):
     "Expand, filter each channel, squeeze, beside a shortcut (arXiv:1801.04381, table 1)."
     def __init__(self,
@@ -110,7 +110,9 @@ class InvertedResidual(BaseModule):
             if hasattr(self, name): x = getattr(self, name)(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self,
+        x: Tensor,    # (B, C, H, W)
+    ) -> Tensor:
         "The block; beside a shortcut where nothing changes size."
         if self.with_cp and x.requires_grad: y = torch.utils.checkpoint.checkpoint(self.residual, x, use_reentrant=False)
         else: y = self.residual(x)
@@ -118,7 +120,7 @@ class InvertedResidual(BaseModule):
 
 def make_divisible(
     value: float,             # channels asked for
-    divisor: int = 8,
+    divisor: int = 8,         # results are multiples of this
     min_ratio: float = .9,    # never less than this share of what was asked for
 ) -> int:                     # a multiple of divisor, at least one
     "Channels rounded to what processors like."

@@ -38,17 +38,17 @@ def relative_position_index(
     place = (i * (2 * w - 1) + j).flatten()                                                      # (w²,)
     return place[:, None] - place[None, :] + 2 * w * (w - 1)
 
-# %% ../../../nbs/04_models/00_layers/08_window_attention.ipynb #0e04319d
+# %% ../../../nbs/04_models/00_layers/08_window_attention.ipynb #65528ef2
 class WindowMSA(BaseModule):
     "Multi-head attention among the tokens of each window, with a relative position bias (Swin, eq. 4)."
     def __init__(self,
-        embed_dims: int,                     # C
-        num_heads: int,                      # h
-        window_size: int,                    # w
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,       # what scores are multiplied by; None: (C / h) ** -0.5
-        attn_drop_rate: float = 0.,          # share of weights set to 0
-        proj_drop_rate: float = 0.,          # share of results set to 0
+        embed_dims: int,                  # C
+        num_heads: int,                   # h
+        window_size: int,                 # w
+        qkv_bias: bool = True,            # the projections have a bias
+        qk_scale: float | None = None,    # what scores are multiplied by; None: (C / h) ** -0.5
+        attn_drop_rate: float = 0.,       # share of weights set to 0
+        proj_drop_rate: float = 0.,       # share of results set to 0
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -92,17 +92,17 @@ def wrapped_apart(
     ids = window_partition(region[None, ..., None], w).squeeze(-1)                          # (H/w·W/w, w²)
     return (ids[:, :, None] != ids[:, None, :]).to(like.dtype) * -100
 
-# %% ../../../nbs/04_models/00_layers/08_window_attention.ipynb #352c10f1
+# %% ../../../nbs/04_models/00_layers/08_window_attention.ipynb #d373eed1
 class ShiftWindowMSA(BaseModule):
     "Attention in windows, of a map that may be rolled first (Swin, sec. 3.2)."
     def __init__(self,
-        embed_dims: int,                             # C
-        num_heads: int,                              # h
-        window_size: int,                            # w
-        shift_size: int = 0,                         # by how much the walls move, less than w
-        qkv_bias: bool = True, qk_scale: float | None = None,
-        attn_drop_rate: float = 0., proj_drop_rate: float = 0.,
-        dropout_layer: nn.Module | None = None,      # of the whole branch, such as a DropPath
+        embed_dims: int,                                           # C
+        num_heads: int,                                            # h
+        window_size: int,                                          # w
+        shift_size: int = 0,                                       # by how much the walls move, less than w
+        qkv_bias: bool = True, qk_scale: float | None = None,      # the projections have a bias; what scores are multiplied by, None: (C / h) ** -0.5
+        attn_drop_rate: float = 0., proj_drop_rate: float = 0.,    # share of attention weights, of results, set to 0
+        dropout_layer: nn.Module | None = None,                    # of the whole branch, such as a DropPath
         init_cfg=None,
     ):
         super().__init__(init_cfg)

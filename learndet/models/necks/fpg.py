@@ -63,32 +63,32 @@ def build_fpg_transition(
     if kind not in FPG_TRANSITIONS: raise ValueError(f'a transition is one of {", ".join(FPG_TRANSITIONS)}, got {kind!r}')
     return FPG_TRANSITIONS[kind](in_channels, out_channels, **args, **kwargs)
 
-# %% ../../../nbs/04_models/02_necks/04_fpg.ipynb #9b9e1f8e
+# %% ../../../nbs/04_models/02_necks/04_fpg.ipynb #d5261416
 FPG_INIT = [dict(type='Caffe2Xavier', layer='Conv2d'),
             dict(type='Constant', layer=['_BatchNorm', '_InstanceNorm', 'GroupNorm', 'LayerNorm'], val=1.)]
 
 class FPG(BaseModule):
-    "A grid of pathways (Feature pyramid grids, fig. 3)."
+    "A grid of pathways (Feature pyramid grids, arXiv:2004.03580, fig. 3)."
     raw_args = ('same_down_trans', 'same_up_trans', 'across_lateral_trans', 'across_down_trans', 'across_up_trans',
                 'across_skip_trans', 'output_trans')                        # small dicts, built here once for every arrow
     def __init__(self,
-        in_channels: list[int],                                                   # of the backbone's maps, finest first
-        out_channels: int,                                                        # of every output
-        num_outs: int,                                                            # L, levels
-        stack_times: int,                                                         # S, pathways behind the first
-        paths: list[str],                                                         # of each: 'bu' bottom-up, 'td' top-down
-        inter_channels: int | list[int] | None = None,                            # inside, one for all or one a level; None: out_channels
-        same_down_trans: dict | None = None,                                      # within a pathway from coarse to fine (td)
-        same_up_trans: dict | None = dict(type='conv', kernel_size=3, stride=2, padding=1),        # from fine to coarse (bu)
-        across_lateral_trans: dict | None = dict(type='conv', kernel_size=1),     # from the pathway before, same level
-        across_down_trans: dict | None = dict(type='interpolation_conv', kernel_size=3),           # the coarser one there
-        across_up_trans: dict | None = None,                                      # the finer one there
-        across_skip_trans: dict | None = dict(type='identity'),                   # the first pathway, same level
-        output_trans: dict = dict(type='last_conv', kernel_size=3),
-        start_level: int = 0, end_level: int = -1,                                # first and last map to use
-        add_extra_convs: bool = False,                                            # extra levels by stride-2 3x3s, or by pooling
-        norm_cfg: dict | None = None,                                             # of no effect: transitions have their own
-        skip_inds: list[tuple] | None = None,                                     # for each level the pathways that pass it on
+        in_channels: list[int],                                                                # of the backbone's maps, finest first
+        out_channels: int,                                                                     # of every output
+        num_outs: int,                                                                         # L, levels
+        stack_times: int,                                                                      # S, pathways behind the first
+        paths: list[str],                                                                      # of each: 'bu' bottom-up, 'td' top-down
+        inter_channels: int | list[int] | None = None,                                         # inside, one for all or one a level; None: out_channels
+        same_down_trans: dict | None = None,                                                   # within a pathway from coarse to fine (td)
+        same_up_trans: dict | None = dict(type='conv', kernel_size=3, stride=2, padding=1),    # from fine to coarse (bu)
+        across_lateral_trans: dict | None = dict(type='conv', kernel_size=1),                  # from the pathway before, same level
+        across_down_trans: dict | None = dict(type='interpolation_conv', kernel_size=3),       # the coarser one there
+        across_up_trans: dict | None = None,                                                   # the finer one there
+        across_skip_trans: dict | None = dict(type='identity'),                                # the first pathway, same level
+        output_trans: dict = dict(type='last_conv', kernel_size=3),                            # of the last step; None: nothing is done
+        start_level: int = 0, end_level: int = -1,                                             # first and last map to use
+        add_extra_convs: bool = False,                                                         # extra levels by stride-2 3x3s, or by pooling
+        norm_cfg: dict | None = None,                                                          # of no effect: transitions have their own
+        skip_inds: list[tuple] | None = None,                                                  # for each level the pathways that pass it on
         init_cfg=FPG_INIT,
     ):
         super().__init__(init_cfg)

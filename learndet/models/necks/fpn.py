@@ -12,20 +12,20 @@ from ...core.patch import patch
 from ..layers.conv_module import ConvModule
 from ..layers.init import BaseModule
 
-# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #30cb45b0
+# %% ../../../nbs/04_models/02_necks/00_fpn.ipynb #7b9a81da
 class FPN(BaseModule):
     "Feature pyramid: lateral 1x1s, a top-down sum, a 3x3 on every level, extra coarse levels (arXiv:1612.03144)."
     def __init__(self,
-        in_channels: list[int],                     # channels of the backbone's maps, finest first
-        out_channels: int,                          # channels of every output
-        num_outs: int,                              # levels that go out
-        start_level: int = 0,                       # first map to use
-        end_level: int = -1,                        # last map to use; -1: the last there is
-        add_extra_convs: bool | str = False,        # extra levels by pooling, or by stride-2 3x3s from this source
-        relu_before_extra_convs: bool = False,      # before the second and later of them
-        no_norm_on_lateral: bool = False,
+        in_channels: list[int],                       # channels of the backbone's maps, finest first
+        out_channels: int,                            # channels of every output
+        num_outs: int,                                # levels that go out
+        start_level: int = 0,                         # first map to use
+        end_level: int = -1,                          # last map to use; -1: the last there is
+        add_extra_convs: bool | str = False,          # extra levels by pooling, or by stride-2 3x3s from this source
+        relu_before_extra_convs: bool = False,        # before the second and later of them
+        no_norm_on_lateral: bool = False,             # norms behind the 3x3 only
         conv_cfg: dict | None = None, norm_cfg: dict | None = None, act_cfg: dict | None = None,
-        upsample_cfg: dict = dict(mode='nearest'),
+        upsample_cfg: dict = dict(mode='nearest'),    # how a coarse map is enlarged: arguments of F.interpolate
         init_cfg=dict(type='Xavier', layer='Conv2d', distribution='uniform'),
     ):
         super().__init__(init_cfg)

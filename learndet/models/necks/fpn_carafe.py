@@ -12,17 +12,17 @@ from ..layers.conv_module import ConvModule
 from ..layers.init import BaseModule
 from .fpn import check_maps, last_level
 
-# %% ../../../nbs/04_models/02_necks/05_fpn_carafe.ipynb #b22c30b9
+# %% ../../../nbs/04_models/02_necks/05_fpn_carafe.ipynb #916dbe77
 class FPN_CARAFE(BaseModule):
     "A feature pyramid with another way of stretching (arXiv:1905.02188, sec. 4.1)."
     def __init__(self,
-        in_channels: list[int],                 # of the backbone's maps, finest first
-        out_channels: int,                      # of every output
-        num_outs: int,                          # levels that go out
-        start_level: int = 0, end_level: int = -1,       # first and last map to use
+        in_channels: list[int],                                                                                     # of the backbone's maps, finest first
+        out_channels: int,                                                                                          # of every output
+        num_outs: int,                                                                                              # levels that go out
+        start_level: int = 0, end_level: int = -1,                                                                  # first and last map to use
         norm_cfg: dict | None = None, act_cfg: dict | None = None,
-        order: tuple = ('conv', 'norm', 'act'),          # or ('act', 'conv', 'norm')
-        upsample_cfg: dict = dict(type='carafe', up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1),
+        order: tuple = ('conv', 'norm', 'act'),                                                                     # or ('act', 'conv', 'norm')
+        upsample_cfg: dict = dict(type='carafe', up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1),    # how a coarse map is enlarged: dict(type='carafe', ...), or another layer
         init_cfg=dict(type='Xavier', layer='Conv2d', distribution='uniform'),
     ):
         super().__init__(init_cfg or dict(type='Xavier', layer='Conv2d', distribution='uniform'))

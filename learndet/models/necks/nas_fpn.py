@@ -12,7 +12,7 @@ from ..layers.conv_module import ConvModule
 from ..layers.init import BaseModule
 from .fpn import check_maps, last_level
 
-# %% ../../../nbs/04_models/02_necks/03_nas_fpn.ipynb #f1c42215
+# %% ../../../nbs/04_models/02_necks/03_nas_fpn.ipynb #c36181da
 def resize_map(
     x: Tensor,                  # (B, C, H, W)
     size: tuple[int, int],      # (H', W'), cells
@@ -37,7 +37,9 @@ class MergeCell(nn.Module):
         if with_out_conv: self.out_conv = ConvModule(in_channels, out_channels, 3, padding=1, bias=True, norm_cfg=out_norm_cfg,
                                                      order=('act', 'conv', 'norm'))
 
-    def merge(self, a: Tensor, b: Tensor) -> Tensor:
+    def merge(self,
+        a: Tensor, b: Tensor,    # (B, C, H, W) each
+    ) -> Tensor:
         "Two maps of one size as one."
         raise NotImplementedError(f'{type(self).__name__} does not say how to merge')
 

@@ -30,12 +30,12 @@ def pick_deltas(
     index = labels.clamp(max=groups.shape[1] - 1)
     return groups.gather(1, index[:, None, None].expand(-1, 1, 4))[:, 0]
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #3a06c4eb
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #36826b1d
 LINEAR_LAYERS = {'Linear': nn.Linear, 'NormedLinear': NormedLinear}
 
 def build_linear_layer(
-    cfg: dict | None,                        # dict(type='Linear', ...); None is Linear
-    in_features: int, out_features: int,
+    cfg: dict | None,                       # dict(type='Linear', ...); None is Linear
+    in_features: int, out_features: int,    # numbers that come in, that go out
 ) -> nn.Module:
     "A linear layer from its small dict."
     cfg = dict(cfg or dict(type='Linear'))
@@ -46,7 +46,7 @@ PREDICTOR_INIT = [dict(type='Normal', std=.01, override=dict(name='fc_cls')),
                   dict(type='Normal', std=.001, override=dict(name='fc_reg'))]
 
 class BBoxHead(BaseModule):
-    "A classifier and a box regressor on the features of a region (Fast R-CNN, fig. 1)."
+    "A classifier and a box regressor on the features of a region (Fast R-CNN, arXiv:1504.08083, fig. 1)."
     def __init__(
         self,
         with_avg_pool: bool = False,             # average the S × S cells first

@@ -22,11 +22,11 @@ from ...structures.instance_data import DetDataSample, InstanceData
 from ...structures.masks import BitmapMasks, PolygonMasks, mask_target, paste_masks
 from ...task_modules.losses.cross_entropy import CrossEntropyLoss
 
-# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #43a33694
+# %% ../../../nbs/04_models/04_roi_heads/03_mask_head.ipynb #10488062
 MASK_INIT = dict(type='Kaiming', mode='fan_out', nonlinearity='relu', distribution='normal')
 
 class FCNMaskHead(BaseModule):
-    "A fully convolutional network on every region (Mask R-CNN, fig. 4, right)."
+    "A fully convolutional network on every region (Mask R-CNN, arXiv:1703.06870, fig. 4, right)."
     def __init__(
         self,
         num_convs: int = 4,                      # convolutions before the step up

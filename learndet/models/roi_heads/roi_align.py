@@ -67,7 +67,7 @@ def roi_align_torch(
     samples = (count[:, 0] * count[:, 1]).clamp(min=1)
     return total / samples[:, None, None, None].to(feat.dtype)
 
-# %% ../../../nbs/04_models/04_roi_heads/00_roi_align.ipynb #1eacd285
+# %% ../../../nbs/04_models/04_roi_heads/00_roi_align.ipynb #05bb98d3
 def roi_align(
     feat: Tensor,              # (B, C, H, W)
     rois: Tensor,              # (n, 5) image index, then xyxy in pixels of the network's input
@@ -85,7 +85,7 @@ def roi_align(
     return torch.cat(slices)
 
 class RoIAlign(nn.Module):
-    "`roi_align` with its settings, one a level."
+    "`roi_align` with its settings, one a level (Mask R-CNN, arXiv:1703.06870, sec. 3)."
     def __init__(
         self,
         output_size: int = 7,         # S

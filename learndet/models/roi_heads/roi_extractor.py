@@ -22,9 +22,9 @@ def map_roi_levels(
     scale = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).clamp(min=0).sqrt()
     return (scale / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
-# %% ../../../nbs/04_models/04_roi_heads/01_roi_extractor.ipynb #a47f0e16
+# %% ../../../nbs/04_models/04_roi_heads/01_roi_extractor.ipynb #6e34a827
 class SingleRoIExtractor(nn.Module):
-    "Reads every region from the one level that suits its size."
+    "Reads every region from the one level that suits its size (FPN, arXiv:1612.03144, eq. 1)."
     def __init__(
         self,
         roi_layer: RoIAlign | dict = None,      # settings of the reading; RoIAlign(7, sampling_ratio=0) when None

@@ -65,9 +65,9 @@ def sample_regions(
     return SampledRegions(gather_targets(bboxes, inds), labels, valid, positive, objects, gather_targets(gt.bboxes, objects),
                           (inds < joined) & valid, min(int(sampler.num * sampler.pos_fraction), n))
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #19be4333
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #e63e76aa
 class StandardRoIHead(BaseModule):
-    "Assign, sample, read, answer: the second stage of Fast, Faster and Mask R-CNN."
+    "Assign, sample, read, answer: the second stage of Fast, Faster and Mask R-CNN (arXiv:1504.08083, arXiv:1703.06870)."
     def __init__(
         self,
         bbox_roi_extractor: SingleRoIExtractor = None,   # reads regions from the pyramid

@@ -20,10 +20,10 @@ from ...core.patch import patch
 IGNORE = -1       # this prior takes no part in the loss
 NEGATIVE = 0      # this prior should find nothing; object i is i + 1
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #a2f00a67
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #c9e1913e
 @dataclass
 class AssignResult:
-    "For every prior of a batch (or of one image, then without B) what it should find."
+    "For every prior of a batch (or of one image, then without B) what it should find (arXiv:1506.01497, sec. 3.1.2)."
     gt_inds: Tensor                     # (B, P) long: IGNORE -1, NEGATIVE 0, object i is i + 1
     max_overlaps: Tensor                # (B, P) best IoU with any object; -1 where a prior was left out
     labels: Tensor = None               # (B, P) long: class of its object, -1 where it has none; None without classes
@@ -33,6 +33,12 @@ class AssignResult:
     def __getitem__(self, b: int) -> 'AssignResult':
         "The answers of one image of a batch."
         return type(self)(*(t[b] if torch.is_tensor(t) else t for t in vars(self).values()))
+
+    def __repr__(self) -> str:
+        "Shapes; small whole numbers as they are, since a hundred thousand codes are no help on a screen."
+        show = lambda t: t.tolist() if torch.is_tensor(t) and t.numel() <= 4 and not t.is_floating_point() else getattr(t, 'shape', t)
+        text = ', '.join(f'{name}={tuple(s) if isinstance(s := show(t), torch.Size) else s}' for name, t in vars(self).items())
+        return f'AssignResult({text})'
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #67f29e5d
 def labels_of(
@@ -193,7 +199,7 @@ def leave_out(
         region = torch.where(inside_any(centers, gt_bboxes_ignore, ignore_valid) & (codes == NEGATIVE), IGNORE, codes)
     return dict(region=region, not_valid=region if prior_valid is None else torch.where(prior_valid, region, IGNORE))
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #7b4610b6
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #34948ab2
 @dataclass
 class AssignTrace:
     "How one image's priors came to their codes; each assigner's own trace adds the numbers it looked at, and reasons."
@@ -214,20 +220,29 @@ class AssignTrace:
     @property
     def said(self) -> dict[str, str]: return {rule: '' for rule in self.steps}                   # what each rule says
 
-    def rule_of(self, prior: int) -> str:
+    def rule_of(self,
+        prior: int,    # its number, 0..P-1
+    ) -> str:
         "The last rule that changed the prior's code; the first where none did."
         codes = [int(codes[prior]) for codes in self.steps.values()]
         return [rule for n, rule in enumerate(self.steps) if n == 0 or codes[n] != codes[n - 1]][-1]
 
-    def why(self, prior: int) -> str:
+    def why(self,
+        prior: int,    # its number, 0..P-1
+    ) -> str:
         "The rule that decided about a prior, with its numbers, in words."
         raise NotImplementedError(f'{type(self).__name__} has no reasons: write its why(prior)')
 
-    def why_not(self, prior: int, obj: int) -> str:
+    def why_not(self,
+        prior: int,    # its number, 0..P-1
+        obj: int,      # its number, 0..G-1
+    ) -> str:
         "Why the prior is not for this object (or that it is)."
         return self.why(prior)
 
-    def why_object(self, obj: int) -> str:
+    def why_object(self,
+        obj: int,    # its number, 0..G-1
+    ) -> str:
         "How many priors look for the object, and why none does if none does."
         (x1, y1, x2, y2), n = self.gt_bboxes[obj].tolist(), self.num_pos[obj]
         return f'object {obj} ({x2 - x1:.0f} x {y2 - y1:.0f}) ' + (f'has {n} positive{"s" * (n > 1)}' if n else 'is an orphan')

@@ -65,13 +65,15 @@ def mean_and_std(
     square = torch.where(real, below - mean[..., None], 0.).square().sum(-1)
     return top + mean, (square / (n - 1).clamp(min=1)).sqrt()
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #05ff46c4
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #35f7896c
 class PairAssigner:
     "What rules over pairs of a prior and an object share; a rule brings `match` and `explain`."
     ignore_iof_thr, ignore_wrt_candidates, by_center, has_metrics = -1, True, True, False
     region_overlap, left_out = MaxIoUAssigner.region_overlap, MaxIoUAssigner.left_out
 
-    def middle_of(self, priors: Tensor) -> Tensor:
+    def middle_of(self,
+        priors: Tensor,    # (P, 4) xyxy, pixels
+    ) -> Tensor:
         "The points that may lie in an ignored region: the centres of the priors."
         return box_centers(priors)
 
@@ -262,7 +264,7 @@ def reason_left_out(
         return 'its middle is in an ignored region' if regions else ''
     return reason
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #efd1985d
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #3615af5f
 @dataclass
 class ATSSTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, threshold, center, conflict."
@@ -282,7 +284,10 @@ class ATSSTrace(AssignTrace):
     def measure(self) -> str: return 'IoU' if self.assigner.alpha is None else 'score and IoU'
 
 @patch
-def explain(self: ATSSAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain(self: ATSSAssigner,
+    numbers: dict[str, Tensor],    # what `match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "From lists of candidates to tables."
     index, real = numbers['index'], numbers['real']
     table = lambda name: pairs_as_table(index, numbers[name] & real if numbers[name].dtype == torch.bool else numbers[name] * real, num_priors)
@@ -290,7 +295,7 @@ def explain(self: ATSSAssigner, numbers: dict[str, Tensor], num_priors: int) -> 
     rules = dict(candidates=tables['candidate'], threshold=tables['enough'], center=tables['enough'] & tables['inside'])
     return rules, dict(kind=ATSSTrace, threshold=numbers['threshold'], **tables)
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #eee1533b
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #c5e5ed1f
 @patch
 def why(self: ATSSTrace,
     prior: int,             # which prior
@@ -305,7 +310,9 @@ def why(self: ATSSTrace,
     return f'prior {p} is {state_of(code)}: {self.reason(p, i)}'
 
 @patch
-def reason(self: ATSSTrace, p: int, i: int) -> str:
+def reason(self: ATSSTrace,
+    p: int, i: int,    # number of the prior, of the object
+) -> str:
     "What candidate p of object i came to."
     value, t, n = self.rated[i, p].item(), self.threshold[i].item(), int(self.candidate[i].sum())
     sign, what = '>=' if self.enough[i, p] else '<', f"mean + std {t:.3f} of object {i}'s {n} candidates"

@@ -335,7 +335,7 @@ def assign(self: RegionAssigner,
     codes = leave_out(codes, box_centers(priors), gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     return result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #bceb6551
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #ddd48637
 @dataclass
 class RegionTrace(AssignTrace):
     "How one image's priors came to their codes: start, own_level, beside, region, not_valid."
@@ -353,7 +353,10 @@ class RegionTrace(AssignTrace):
                     beside=f'inner {a.ignore_ratio} ignored beside it', region='no negative in an ignored region',
                     not_valid='not valid')
 
-    def seen(self, prior: int, obj: int, name: str) -> str:
+    def seen(self,
+        prior: int, obj: int,    # their numbers
+        name: str,               # of the assigner's ratio: which part of the object
+    ) -> str:
         "Where the middle of a prior lies, and where the inner part of an object does, in cells of the prior's level."
         l, ratio = int(self.levels[prior]), getattr(self.assigner, name)
         x1, y1, x2, y2 = self.assigner.cells(self.gt_bboxes[obj], ratio, self.anchor_strides[l], self.featmap_sizes[l]).tolist()

@@ -105,8 +105,11 @@ def strides_away(
     (x, y, stride), (cx, cy) = (t[:, None] for t in points[..., :3].unbind(-1)), (t[..., None] for t in centers.unbind(-1))
     return ((x - cx).square() + (y - cy).square()).sqrt() / stride
 
-# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #b80be84d
+# %% ../../../nbs/03_task_modules/02_assigners/08_dynamic_soft_label.ipynb #fcb1cc8d
 @patch
-def explain(self: DynamicSoftLabelAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain(self: DynamicSoftLabelAssigner,
+    numbers: dict[str, Tensor],    # what `match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
     return explain_dynamic_k(numbers, num_priors)

@@ -247,7 +247,7 @@ def explain_matching(
 
 HungarianAssigner.explain = TopkHungarianAssigner.explain = explain_matching
 
-# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #665283c5
+# %% ../../../nbs/03_task_modules/02_assigners/10_hungarian.ipynb #b896e907
 @patch
 def with_pair(self: HungarianTrace,
     prior: int,             # a query that takes part
@@ -263,12 +263,16 @@ def with_pair(self: HungarianTrace,
     return table[prior, obj].item() + rest[queries, places].sum()
 
 @patch
-def spell(self: HungarianTrace, p: int, i: int) -> str:
+def spell(self: HungarianTrace,
+    p: int, i: int,    # number of the query, of the object
+) -> str:
     "A cost and its terms."
     return f'cost {self.cost[i, p]:.2f} = ' + ' + '.join(f'{part[i, p]:.2f} ({name})' for name, part in self.parts.items())
 
 @patch
-def rank(self: HungarianTrace, p: int, i: int) -> int:
+def rank(self: HungarianTrace,
+    p: int, i: int,    # number of the query, of the object
+) -> int:
     "1 for the cheapest query of an object."
     return int((self.cost[i] < self.cost[i, p]).sum()) + 1
 
@@ -289,7 +293,9 @@ def why(self: HungarianTrace,
     return f'query {p} is {state_of(code)}: {self.spell(p, i)}, its rank {rank}; query {first} is {state_of(int(self.gt_inds[first]))}'
 
 @patch
-def wish(self: HungarianTrace, p: int, i: int) -> str:
+def wish(self: HungarianTrace,
+    p: int, i: int,    # number of the query, of the object
+) -> str:
     "What it would cost in total if the query answered for the object."
     forced, total = self.with_pair(p, i), self.total
     return f'{self.spell(p, i)} with object {i}, rank {self.rank(p, i)}; with this pair the sum would be {digits(forced, total)}, not {total:.3f}'

@@ -41,7 +41,7 @@ def _of_labels(values: Tensor, gt_labels: Tensor) -> Tensor:
     if values.dim() == 2: return values[:, gt_labels]
     return of_class(values, gt_labels).mT
 
-# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #dc13a1b1
+# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #f820315b
 class FocalLossCost(BaseMatchCost):
     "How the focal loss changes with the object's class as target; of every pixel, if the input is masks (Deformable DETR)."
     def __init__(self,
@@ -54,7 +54,9 @@ class FocalLossCost(BaseMatchCost):
         super().__init__(weight)
         self.alpha, self.gamma, self.eps, self.binary_input = alpha, gamma, eps, binary_input
 
-    def terms(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self,
+        logits: Tensor,    # of any shape
+    ) -> tuple[Tensor, Tensor]:
         "The focal loss of every logit, if its target is 1 and if it is 0."
         p = logits.sigmoid()
         return (-(p + self.eps).log() * self.alpha * (1 - p) ** self.gamma,
@@ -67,6 +69,7 @@ class FocalLossCost(BaseMatchCost):
         gt_masks: Tensor = None,        # (..., G, N) 0 and 1, instead
         **others: Any,
     ) -> Tensor:                        # (..., P, G)
+        "What each query would pay for the class of each object."
         needed = dict(masks=masks, gt_masks=gt_masks) if self.binary_input else dict(cls_scores=cls_scores, gt_labels=gt_labels)
         if missing := [name for name, t in needed.items() if t is None]: raise TypeError(f'{self} wants {missing}, by name')
         present, absent = self.terms(masks if self.binary_input else cls_scores)
@@ -82,7 +85,7 @@ def _over_targets(
     targets = targets.to(present)
     return present @ targets.mT + absent @ (1 - targets).mT
 
-# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #77365a0c
+# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #34ff0efb
 class BBoxL1Cost(BaseMatchCost):
     "The sum of the differences of coordinates, in parts of the image (DETR, eq. 10)."
     def __init__(self,
@@ -99,6 +102,7 @@ class BBoxL1Cost(BaseMatchCost):
         img_shape: tuple[int, int] | Tensor,    # (H, W), or (B, 2) of them, pixels
         **others: Any,
     ) -> Tensor:                                # (..., P, G)
+        "How far each box is from each object."
         if self.box_format == 'xywh': bbox_preds, gt_bboxes = bbox_xyxy_to_cxcywh(bbox_preds), bbox_xyxy_to_cxcywh(gt_bboxes)
         H, W = torch.as_tensor(img_shape, device=gt_bboxes.device).to(gt_bboxes).unbind(-1)       # () or (B,) each
         factor = torch.stack([W, H, W, H], dim=-1)[..., None, :]                                   # (1, 4) or (B, 1, 4)
@@ -120,7 +124,7 @@ class IoUCost(BaseMatchCost):
     ) -> Tensor:                # (..., P, G)
         return -bbox_overlaps(bbox_preds, gt_bboxes, self.iou_mode) * self.weight
 
-# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #a347c9ba
+# %% ../../../nbs/03_task_modules/02_assigners/09_match_costs.ipynb #c28a9a5f
 class CrossEntropyLossCost(BaseMatchCost):
     "The mean binary cross-entropy of a predicted mask (Mask2Former, sec. 3.3)."
     def __init__(self,
@@ -154,6 +158,7 @@ class DiceCost(BaseMatchCost):
         gt_masks: Tensor,       # (..., G, N) 0 and 1
         **others: Any,
     ) -> Tensor:                # (..., P, G)
+        "How badly each mask covers each object."
         masks = masks.sigmoid() if self.pred_act else masks
         targets, power = gt_masks.to(masks), 1 if self.naive_dice else 2
         size = (masks ** power).sum(-1)[..., :, None] + (targets ** power).sum(-1)[..., None, :]          # (..., P, G)

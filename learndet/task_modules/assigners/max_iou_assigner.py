@@ -275,7 +275,7 @@ def trace(self: MaxIoUAssigner,
     return MaxIoUTrace(self, priors, gt_bboxes, {rule: codes[0] for rule, codes in steps.items()}, best, objects,
                        gt_best[:len(gt_bboxes)], depth, valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #2a02ad57
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #b3befd25
 @patch
 def why(self: MaxIoUTrace,
     prior: int,             # which prior
@@ -297,7 +297,10 @@ def why(self: MaxIoUTrace,
     return f'prior {p} is {state_of(code)}: {reason}'
 
 @patch
-def why_claimed(self: MaxIoUTrace, prior: int, obj: int) -> str:
+def why_claimed(self: MaxIoUTrace,
+    prior: int,    # its number, 0..P-1
+    obj: int,      # its number, 0..G-1
+) -> str:
     "The reason of rule 4."
     best, i, least = self.gt_best[obj].item(), int(self.best_object[prior]), self.assigner.min_pos_iou
     better = f', though it fits object {i} better: IoU {digits(self.max_overlaps[prior], best)}' if i != obj else ''

@@ -409,7 +409,7 @@ def assign(self: UniformAssigner,
     result = result_of(codes, torch.where(ok, well, -1.), gt_bboxes, gt_labels, gt_valid)
     return UniformAssignResult(**vars(result), prior_inds=pairs[0], target_inds=pairs[1], pos_idx=pairs[2])
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #a7870c0d
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #3b7cfbcb
 @dataclass
 class UniformTrace(AssignTrace):
     "How one image's priors came to their codes: start, predicted, matched, region, not_valid."
@@ -427,7 +427,10 @@ class UniformTrace(AssignTrace):
                     matched=f'nearest {a.match_times} + {a.match_times}, IoU >= {a.pos_ignore_thr}',
                     region='no negative in an ignored region', not_valid='not valid')
 
-    def matches(self, prior: int, obj: int = None) -> list[int]:
+    def matches(self,
+        prior: int,         # its number, 0..P-1
+        obj: int = None,    # its number; None: any
+    ) -> list[int]:
         "The pairs of a prior (and of an object), in their order: the last one counts."
         own = self.prior_inds == prior
         return (own if obj is None else own & (self.target_inds == obj)).nonzero()[:, 0].tolist()

@@ -193,7 +193,7 @@ def match(self: SimOTAAssigner,
     codes, numbers = dynamic_k_match(ObjectBlocks(region, gt_valid, takes_part, self.pairs_at_once), price, self.candidate_topk)
     return codes, overlaps_with_own(self.iou_calculator, gt_bboxes, bbox_preds, codes), None, numbers
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #a8ee9525
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #8146d6c0
 @dataclass
 class DynamicKTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, dynamic_k, conflict."
@@ -210,7 +210,10 @@ class DynamicKTrace(AssignTrace):
         return dict(start='all are negative', candidates='points in the right place', dynamic_k='the k cheapest of each object',
                     conflict='where it is cheapest', region='no negatives in ignored regions')
 
-def explain_dynamic_k(numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain_dynamic_k(
+    numbers: dict[str, Tensor],    # what `dynamic_k_match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "What a trace of `dynamic_k_match` keeps."
     chosen = pairs_as_table(numbers['index'], numbers['chosen'], num_priors)
     rules = dict(candidates=numbers['candidate'], dynamic_k=chosen)
@@ -218,11 +221,14 @@ def explain_dynamic_k(numbers: dict[str, Tensor], num_priors: int) -> tuple[dict
     return rules, dict(kind=DynamicKTrace, parts=parts, chosen=chosen, **{n: numbers[n] for n in ('candidate', 'overlaps', 'cost', 'k')})
 
 @patch
-def explain(self: SimOTAAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain(self: SimOTAAssigner,
+    numbers: dict[str, Tensor],    # what `match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
     return explain_dynamic_k(numbers, num_priors)
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #005fc889
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #da3a929c
 @patch
 def why(self: DynamicKTrace,
     prior: int,             # which prior
@@ -236,13 +242,17 @@ def why(self: DynamicKTrace,
     return f'prior {p} is {state_of(code)}: {self.reason(p, i)}'
 
 @patch
-def spell(self: DynamicKTrace, p: int, i: int) -> str:
+def spell(self: DynamicKTrace,
+    p: int, i: int,    # number of the prior, of the object
+) -> str:
     "A cost and its parts."
     parts = ' + '.join(f'{part[i, p]:.2f} ({name})' for name, part in self.parts.items() if part[i, p] > 0)
     return f'cost {self.cost[i, p]:.2f} = {parts}'
 
 @patch
-def reason(self: DynamicKTrace, p: int, i: int) -> str:
+def reason(self: DynamicKTrace,
+    p: int, i: int,    # number of the prior, of the object
+) -> str:
     "What candidate p of object i came to."
     rank, k, owner = int((self.cost[i] < self.cost[i, p]).sum()) + 1, int(self.k[i]), int(self.gt_inds[p]) - 1
     others = [j for j in self.chosen[:, p].nonzero()[:, 0].tolist() if j != i]

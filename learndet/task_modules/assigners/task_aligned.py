@@ -59,7 +59,7 @@ def match(self: TaskAlignedAssigner,
 
 def best_pairs(
     block: dict[str, Tensor],   # metric, overlaps: (B, g, P)
-    topk: int,
+    topk: int,                  # how many of each object
 ) -> tuple[Tensor, Tensor, Tensor]:     # (B, g, C) metrics, (B, g, C) long: priors, (B, g, C) overlaps
     "Each object's pairs with the largest metric."
     values, index = block['metric'].topk(min(topk, block['metric'].shape[-1]), dim=-1)
@@ -75,7 +75,7 @@ def of_own_pair(
     own = owner == torch.arange(1, index.shape[1] + 1, device=index.device)[:, None]
     return values.new_zeros(codes.shape).scatter_reduce(1, index.flatten(1), torch.where(own, values, 0.).flatten(1), 'amax')
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #a1ad6b93
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #0cfa41c2
 @dataclass
 class TaskAlignedTrace(AssignTrace):
     "How one image's priors came to their codes: start, candidates, center, conflict."
@@ -92,7 +92,10 @@ class TaskAlignedTrace(AssignTrace):
                     conflict='the better box', region='no negatives in ignored regions')
 
 @patch
-def explain(self: TaskAlignedAssigner, numbers: dict[str, Tensor], num_priors: int) -> tuple[dict[str, Tensor], dict]:
+def explain(self: TaskAlignedAssigner,
+    numbers: dict[str, Tensor],    # what `match` returned, of one image
+    num_priors: int,               # P
+) -> tuple[dict[str, Tensor], dict]:
     "The codes after every rule, and what the trace keeps."
     candidate = pairs_as_table(numbers['index'], numbers['values'] > 0, num_priors)
     inside = pairs_as_table(numbers['index'], numbers['inside'] & (numbers['values'] > 0), num_priors)
@@ -111,7 +114,9 @@ def why(self: TaskAlignedTrace,
     return f'prior {p} is {state_of(code)}: {self.reason(p, i)}'
 
 @patch
-def reason(self: TaskAlignedTrace, p: int, i: int) -> str:
+def reason(self: TaskAlignedTrace,
+    p: int, i: int,    # number of the prior, of the object
+) -> str:
     "What prior p came to with object i."
     t, rank, k = self.metric[i, p].item(), int((self.metric[i] > self.metric[i, p]).sum()) + 1, self.assigner.topk
     said = f't {t:.3g} for object {i} (score {self.scores[i, p]:.2f}, IoU {self.overlaps[i, p]:.2f})'

@@ -14,9 +14,9 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.boxes import clip_bboxes
 
-# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #3a95fb42
+# %% ../../../nbs/03_task_modules/01_coders/00_delta_xywh_coder.ipynb #e784b1d2
 class DeltaXYWHBBoxCoder:
-    "A box relative to a prior: shift of the centre in prior sizes, logarithm of the change of size."
+    "A box relative to a prior: shift of the centre in prior sizes, log of the change of size (arXiv:1311.2524, app. C)."
     encode_size = 4                                 # numbers a box is coded in
     extra = 0.                                      # pixels added to widths and heights
 

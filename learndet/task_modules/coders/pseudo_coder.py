@@ -11,9 +11,9 @@ from torch import Tensor
 from ...core.patch import patch
 from .delta_xywh_coder import clip_to
 
-# %% ../../../nbs/03_task_modules/01_coders/05_pseudo_coder.ipynb #5a64570d
+# %% ../../../nbs/03_task_modules/01_coders/05_pseudo_coder.ipynb #950b988d
 class PseudoBBoxCoder:
-    "A box is coded as itself."
+    "A box is coded as itself (Sparse R-CNN, arXiv:2011.12450)."
     encode_size = 4                         # numbers a box is coded in
 
     def __init__(self,

@@ -92,7 +92,7 @@ def mask_cross_entropy(
     if class_weight is not None: loss = loss * class_weight[index]
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #a2a10675
+# %% ../../../nbs/03_task_modules/04_losses/01_cross_entropy.ipynb #b4e2dad5
 class CrossEntropyLoss(WeightedLoss):
     "Softmax, sigmoid or mask cross entropy, with MMDetection's arguments."
     def __init__(self,
@@ -100,9 +100,9 @@ class CrossEntropyLoss(WeightedLoss):
         use_mask: bool = False,                     # pred is (n, K, h, w)
         reduction: str = 'mean',
         class_weight: list[float] | None = None,    # (C,)
-        ignore_index: int | None = None,
+        ignore_index: int | None = None,            # rows of this label cost nothing; -100 when None
         loss_weight: float = 1.,
-        avg_non_ignore: bool = False,
+        avg_non_ignore: bool = False,               # the mean is over the other rows only
     ):
         super().__init__(reduction, loss_weight)
         if use_sigmoid and use_mask: raise ValueError('use_sigmoid and use_mask are different losses; choose one')

@@ -38,24 +38,24 @@ def focal_positive(
     "alpha (1 - p)^gamma (-log p): the price of a no where there is an object (RetinaNet, eq. 5)."
     return alpha * sigmoid_power(-logits, gamma) * F.softplus(-logits)
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #bda87e35
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #0244b457
 def focal_correction(
-    logits: Tensor,             # (N, K)
-    labels: Tensor,             # (N,) long; 0..K-1 is a class, everything else none of them
-    gamma: float = 2., alpha: float = .25,
-) -> tuple[Tensor, Tensor]:     # (N, 1) what to add, (N, 1) at which class
+    logits: Tensor,                           # (N, K)
+    labels: Tensor,                           # (N,) long; 0..K-1 is a class, everything else none of them
+    gamma: float = 2., alpha: float = .25,    # how fast an easy answer loses weight; weight of positives, 1 - alpha that of negatives
+) -> tuple[Tensor, Tensor]:                   # (N, 1) what to add, (N, 1) at which class
     "What a row's own class costs as a positive, less what it was charged as a negative."
     inside, index = own_class(labels, logits.shape[1])                               # (N, 1) each
     chosen = logits.gather(1, index)                                                 # (N, 1)
     correction = focal_positive(chosen, gamma, alpha) - focal_negative(chosen, gamma, alpha)
     return correction * inside, index
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #490c831c
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #95c3b9e3
 def sigmoid_focal_loss(
     pred: Tensor,                                # (N, K) logits
     target: Tensor,                              # (N,) long, K is background; or (N, K) numbers in [0, 1]
     weight: Tensor | None = None,                # (N,), (N, K) or (N·K,)
-    gamma: float = 2., alpha: float = .25,
+    gamma: float = 2., alpha: float = .25,       # how fast an easy answer loses weight; weight of positives, 1 - alpha that of negatives
     reduction: str = 'mean',
     avg_factor: float | Tensor | None = None,    # usually the number of positives
 ) -> Tensor:                                     # 0-d, or (N, K) for 'none'
@@ -79,11 +79,13 @@ def spread_weight(
     if weight.numel() == pred.numel(): return weight.view_as(pred)
     raise ValueError(f'weight {tuple(weight.shape)} fits neither the rows nor the elements of pred {tuple(pred.shape)}')
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #33900427
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #d93a3383
 def dense_focal_loss(
-    pred: Tensor,      # (N, K) logits
-    target: Tensor,    # (N, K) numbers in [0, 1]
-    weight: Tensor | None, gamma: float, alpha: float, reduction: str, avg_factor: float | Tensor | None,
+    pred: Tensor,                                         # (N, K) logits
+    target: Tensor,                                       # (N, K) numbers in [0, 1]
+    weight: Tensor | None,                                # as in `sigmoid_focal_loss`
+    gamma: float, alpha: float,                           # the same
+    reduction: str, avg_factor: float | Tensor | None,    # the same
 ) -> Tensor:
     "Focal loss where the target says for every class how true it is."
     p, target = pred.sigmoid(), target.to(pred.dtype)
@@ -92,15 +94,15 @@ def dense_focal_loss(
     loss = alpha_t * wrong ** gamma * F.binary_cross_entropy_with_logits(pred, target, reduction='none')
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #008d7ce3
+# %% ../../../nbs/03_task_modules/04_losses/02_focal.ipynb #51707aa0
 class FocalLoss(WeightedLoss):
     "Focal loss of sigmoid classifiers (RetinaNet, arXiv:1708.02002)."
     def __init__(self,
-        use_sigmoid: bool = True,      # softmax is not offered, as in MMDetection
-        gamma: float = 2., alpha: float = .25,
+        use_sigmoid: bool = True,                 # softmax is not offered, as in MMDetection
+        gamma: float = 2., alpha: float = .25,    # how fast an easy answer loses weight; weight of positives, 1 - alpha that of negatives
         reduction: str = 'mean',
         loss_weight: float = 1.,
-        activated: bool = False,       # pred holds probabilities
+        activated: bool = False,                  # pred holds probabilities
     ):
         super().__init__(reduction, loss_weight)
         if not use_sigmoid:

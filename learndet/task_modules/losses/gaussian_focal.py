@@ -35,18 +35,19 @@ def gaussian_focal_loss(
     positive, negative = heatmap_terms(pred, alpha)
     return pos_weight * positive * (gaussian_target == 1) + neg_weight * negative * (1 - gaussian_target) ** gamma
 
-# %% ../../../nbs/03_task_modules/04_losses/06_gaussian_focal.ipynb #15691fad
+# %% ../../../nbs/03_task_modules/04_losses/06_gaussian_focal.ipynb #4de4f1d2
 def gaussian_focal_loss_with_pos_inds(
-    pred: Tensor,                        # (M, K) probabilities
-    gaussian_target: Tensor,             # (M, K)
-    pos_inds: Tensor,                    # (n,) long, places; one may occur twice
-    pos_labels: Tensor,                  # (n,) long, classes
-    pos_valid: Tensor | None = None,     # (n,) False where a row is only padding
-    weight: Tensor | None = None,        # (M, K)
-    alpha: float = 2., gamma: float = 4., pos_weight: float = 1., neg_weight: float = 1.,
+    pred: Tensor,                                      # (M, K) probabilities
+    gaussian_target: Tensor,                           # (M, K)
+    pos_inds: Tensor,                                  # (n,) long, places; one may occur twice
+    pos_labels: Tensor,                                # (n,) long, classes
+    pos_valid: Tensor | None = None,                   # (n,) False where a row is only padding
+    weight: Tensor | None = None,                      # (M, K)
+    alpha: float = 2., gamma: float = 4.,              # how fast a right answer loses weight, and neighbours of an object are forgiven
+    pos_weight: float = 1., neg_weight: float = 1.,    # of the places where the target is 1, of all others
     reduction: str = 'mean',
     avg_factor: float | Tensor | None = None,
-) -> Tensor:                             # 0-d, or (M, K) for 'none'
+) -> Tensor:                                           # 0-d, or (M, K) for 'none'
     "`gaussian_focal_loss` with positives that are named instead of found."
     pred, gaussian_target = in_fp32(pred, gaussian_target)
     valid = torch.ones_like(pos_inds, dtype=torch.bool) if pos_valid is None else pos_valid
@@ -62,10 +63,10 @@ def gaussian_focal_loss_with_pos_inds(
 class GaussianFocalLoss(WeightedLoss):
     "Focal loss on heatmaps (CornerNet, arXiv:1808.01244)."
     def __init__(self,
-        alpha: float = 2., gamma: float = 4.,
+        alpha: float = 2., gamma: float = 4.,              # how fast a right answer loses weight, and neighbours of an object are forgiven
         reduction: str = 'mean',
         loss_weight: float = 1.,
-        pos_weight: float = 1., neg_weight: float = 1.,
+        pos_weight: float = 1., neg_weight: float = 1.,    # of the places where the target is 1, of all others
     ):
         super().__init__(reduction, loss_weight)
         self.options = dict(alpha=alpha, gamma=gamma, pos_weight=pos_weight, neg_weight=neg_weight)

@@ -44,12 +44,17 @@ def harmonizing_weights(
     share = torch.where(counts > 0, total / density.clamp(min=1e-12), 0.) / used              # (M,)
     return F.pad(share, (0, 1))[bins] * valid
 
-# %% ../../../nbs/03_task_modules/04_losses/07_gradient_harmonizing.ipynb #67745e9c
+# %% ../../../nbs/03_task_modules/04_losses/07_gradient_harmonizing.ipynb #9630d00e
 class GradientHarmonizing(WeightedLoss):
     "What both losses share: edges, and a memory of how full the bins were."
     by_level = True         # a dense head hands over one level of the pyramid after the other, and the memory sees each
 
-    def __init__(self, bins: int, momentum: float, last_edge: float, loss_weight: float, reduction: str):
+    def __init__(self,
+        bins: int,           # of gradient sizes
+        momentum: float,     # of the counts, 0: this batch's alone
+        last_edge: float,    # upper end of the last bin
+        loss_weight: float, reduction: str,
+    ):
         super().__init__(reduction, loss_weight)
         if bins < 1 or not 0 <= momentum < 1:
             raise ValueError(f'bins >= 1 and 0 <= momentum < 1 are needed, got {bins} and {momentum}')

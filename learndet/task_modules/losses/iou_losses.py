@@ -73,7 +73,7 @@ def bounded_iou_loss(
     loss = torch.cat([loss_xy, loss_wh], dim=1)                                               # (N, 4)
     return torch.where(loss < beta, .5 * loss * loss / beta, loss - .5 * beta)
 
-# %% ../../../nbs/03_task_modules/04_losses/04_iou_losses.ipynb #1b35dd56
+# %% ../../../nbs/03_task_modules/04_losses/04_iou_losses.ipynb #66ecb6b8
 def box_weight(
     weight: Tensor | None,    # (N,) or (N, 4)
 ) -> Tensor | None:           # (N,)
@@ -81,9 +81,13 @@ def box_weight(
     return weight.mean(-1) if weight is not None and weight.ndim > 1 else weight
 
 class IoULoss(WeightedLoss):
-    "-log IoU; `mode='linear'` (or MMDetection's `linear=True`) for 1 - IoU."
-    def __init__(self, linear: bool = False, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.,
-                 mode: str = 'log'):
+    "-log IoU; `mode='linear'` (or MMDetection's `linear=True`) for 1 - IoU (UnitBox, arXiv:1608.01471)."
+    def __init__(self,
+        linear: bool = False,    # old form of mode='linear'
+        eps: float = 1e-6,       # smallest IoU whose logarithm is taken
+        reduction: str = 'mean', loss_weight: float = 1.,
+        mode: str = 'log',       # 'log', 'linear' (1 - IoU) or 'square' (1 - IoU²)
+    ):
         super().__init__(reduction, loss_weight)
         self.mode, self.eps = 'linear' if linear else mode, eps
 
@@ -91,8 +95,11 @@ class IoULoss(WeightedLoss):
         return iou_loss(pred, target, box_weight(weight), mode=self.mode, eps=self.eps, **kwargs)
 
 class GIoULoss(WeightedLoss):
-    "1 - generalised IoU."
-    def __init__(self, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.):
+    "1 - generalised IoU (arXiv:1902.09630)."
+    def __init__(self,
+        eps: float = 1e-6,    # smallest denominator, square units
+        reduction: str = 'mean', loss_weight: float = 1.,
+    ):
         super().__init__(reduction, loss_weight)
         self.eps = eps
 
@@ -100,18 +107,22 @@ class GIoULoss(WeightedLoss):
         return giou_loss(pred, target, box_weight(weight), eps=self.eps, **kwargs)
 
 class DIoULoss(GIoULoss):
-    "1 - distance IoU."
+    "1 - distance IoU (arXiv:1911.08287)."
     def loss(self, pred, target, weight=None, **kwargs):
         return diou_loss(pred, target, box_weight(weight), eps=self.eps, **kwargs)
 
 class CIoULoss(GIoULoss):
-    "1 - complete IoU."
+    "1 - complete IoU (arXiv:1911.08287)."
     def loss(self, pred, target, weight=None, **kwargs):
         return ciou_loss(pred, target, box_weight(weight), eps=self.eps, **kwargs)
 
 class BoundedIoULoss(WeightedLoss):
-    "Smooth L1 of ratios, one for each of x, y, w, h; weighs four numbers a box."
-    def __init__(self, beta: float = .2, eps: float = 1e-3, reduction: str = 'mean', loss_weight: float = 1.):
+    "Smooth L1 of ratios, one for each of x, y, w, h; weighs four numbers a box (arXiv:1711.00164, sec. 4)."
+    def __init__(self,
+        beta: float = .2,     # of the smooth L1 it goes through
+        eps: float = 1e-3,    # added to denominators, pixels
+        reduction: str = 'mean', loss_weight: float = 1.,
+    ):
         super().__init__(reduction, loss_weight)
         self.beta, self.eps = beta, eps
 

@@ -45,7 +45,7 @@ def smooth_l1_loss(
     d = (pred - target).abs()
     return torch.where(d < beta, .5 * d * d / beta, d - .5 * beta)
 
-# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #5e506709
+# %% ../../../nbs/03_task_modules/04_losses/03_l1.ipynb #2e21352e
 class L1Loss(WeightedLoss):
     "Mean absolute error, MMDetection's default for boxes."
     def loss(self, pred, target, **kwargs): return l1_loss(pred, target, **kwargs)
@@ -55,7 +55,7 @@ class MSELoss(WeightedLoss):
     def loss(self, pred, target, **kwargs): return mse_loss(pred, target, **kwargs)
 
 class SmoothL1Loss(WeightedLoss):
-    "Squared near zero, absolute far from it."
+    "Squared near zero, absolute far from it (Fast R-CNN, arXiv:1504.08083, eq. 3)."
     def __init__(self,
         beta: float = 1.,             # where the parabola becomes a line
         reduction: str = 'mean',

@@ -14,7 +14,7 @@ from ...core.patch import patch
 from .reduction import WeightedLoss, accuracy, in_fp32, weight_reduce_loss
 from .cross_entropy import cross_entropy, own_class
 
-# %% ../../../nbs/03_task_modules/04_losses/08_long_tail.ipynb #8db9bb65
+# %% ../../../nbs/03_task_modules/04_losses/08_long_tail.ipynb #ba10175f
 @torch.no_grad()
 def seesaw_shifts(
     pred: Tensor,       # (N, K) logits
@@ -31,11 +31,11 @@ def seesaw_shifts(
     return p * mitigation + q * compensation
 
 def seesaw_cross_entropy(
-    pred: Tensor,       # (N, K) logits
-    label: Tensor,      # (N,) long, 0..K-1; other rows get the price of class 0, and should weigh 0
-    counts: Tensor,     # (K,)
-    p: float = .8, q: float = 2., eps: float = 1e-2,
-) -> Tensor:            # (N,)
+    pred: Tensor,                                       # (N, K) logits
+    label: Tensor,                                      # (N,) long, 0..K-1; other rows get the price of class 0, and should weigh 0
+    counts: Tensor,                                     # (K,)
+    p: float = .8, q: float = 2., eps: float = 1e-2,    # strength of mitigation, of compensation; smallest probability of the true class in its ratio
+) -> Tensor:                                            # (N,)
     "Softmax cross entropy in which class j weighs S_ij against the true class i (Seesaw, sec. 3.2)."
     pred, index = in_fp32(pred), own_class(label, pred.shape[1])[1]
     return F.cross_entropy(pred + seesaw_shifts(pred, index, counts, p, q, eps), index[:, 0], reduction='none')

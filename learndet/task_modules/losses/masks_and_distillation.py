@@ -15,7 +15,7 @@ from .reduction import WeightedLoss, in_fp32, weight_reduce_loss, weighted_loss
 from .cross_entropy import own_class
 from .l1 import check_same_shape
 
-# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #251550a8
+# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #20ff8ef3
 def dice_loss(
     pred: Tensor,                        # (n, ...) probabilities
     target: Tensor,                      # (n, ...) 0 and 1
@@ -36,12 +36,12 @@ def dice_loss(
 class DiceLoss(WeightedLoss):
     "Shapes compared as a whole (V-Net, arXiv:1606.04797)."
     def __init__(self,
-        use_sigmoid: bool = True,      # how logits become probabilities; softmax is not offered, as in MMDetection
-        activate: bool = True,         # False: pred holds probabilities already
+        use_sigmoid: bool = True,    # how logits become probabilities; softmax is not offered, as in MMDetection
+        activate: bool = True,       # False: pred holds probabilities already
         reduction: str = 'mean',
-        naive_dice: bool = False,
+        naive_dice: bool = False,    # sums instead of sums of squares below
         loss_weight: float = 1.,
-        eps: float = 1e-3,
+        eps: float = 1e-3,           # added to the sums
     ):
         super().__init__(reduction, loss_weight)
         if activate and not use_sigmoid:
@@ -52,7 +52,7 @@ class DiceLoss(WeightedLoss):
         pred = in_fp32(pred).sigmoid() if self.activate else pred
         return dice_loss(pred, target, eps=self.eps, naive_dice=self.naive_dice, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #2d59988f
+# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #2b5f3944
 @weighted_loss
 def knowledge_distillation_kl_div_loss(
     pred: Tensor,                   # (N, C) logits of the student
@@ -68,14 +68,17 @@ def knowledge_distillation_kl_div_loss(
 
 class KnowledgeDistillationKLDivLoss(WeightedLoss):
     "Be like the teacher (arXiv:1503.02531); used on sides of boxes by Localization Distillation."
-    def __init__(self, reduction: str = 'mean', loss_weight: float = 1., T: int = 10):
+    def __init__(self,
+        reduction: str = 'mean', loss_weight: float = 1.,
+        T: int = 10,    # temperature by which both sides' logits are divided
+    ):
         super().__init__(reduction, loss_weight)
         if T < 1: raise ValueError(f'the temperature softens, so it is at least 1, got {T}')
         self.T = T
 
     def loss(self, pred, target, **kwargs): return knowledge_distillation_kl_div_loss(pred, target, T=self.T, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #99ddcd5d
+# %% ../../../nbs/03_task_modules/04_losses/10_masks_and_distillation.ipynb #a5f29f37
 def widened_cosine(
     cosine: Tensor,     # (...) cosine of an angle
     margin: float,      # added to the angle, radians
@@ -99,7 +102,11 @@ def arc_loss(
 
 class ArcLoss(WeightedLoss):
     "Additive angular margin for embeddings (ArcFace, arXiv:1801.07698); takes cosines."
-    def __init__(self, margin: float = .5, scale: float = 64., reduction: str = 'mean', loss_weight: float = 1.):
+    def __init__(self,
+        margin: float = .5,    # added to the angle of the true class, radians
+        scale: float = 64.,    # factor of the cosines
+        reduction: str = 'mean', loss_weight: float = 1.,
+    ):
         super().__init__(reduction, loss_weight)
         if not 0 <= margin < math.pi / 2 or scale <= 0:
             raise ValueError(f'0 <= margin < pi/2 and scale > 0 are needed, got {margin} and {scale}')

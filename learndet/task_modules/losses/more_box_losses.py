@@ -15,7 +15,7 @@ from .reduction import WeightedLoss, weighted_loss
 from .l1 import check_same_shape
 from .iou_losses import GIoULoss, box_weight
 
-# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #5818ce5d
+# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #d056aca5
 @weighted_loss
 def balanced_l1_loss(
     pred: Tensor, target: Tensor,    # (N, 4) each
@@ -34,7 +34,9 @@ def balanced_l1_loss(
 class BalancedL1Loss(WeightedLoss):
     "More say for small errors (Libra R-CNN, arXiv:1904.02701)."
     def __init__(self,
-        alpha: float = .5, gamma: float = 1.5, beta: float = 1.,
+        alpha: float = .5,     # the smaller, the more say for small errors
+        gamma: float = 1.5,    # largest gradient
+        beta: float = 1.,      # where the curve becomes a line
         reduction: str = 'mean',
         loss_weight: float = 1.,
     ):
@@ -44,7 +46,7 @@ class BalancedL1Loss(WeightedLoss):
     def loss(self, pred, target, **kwargs):
         return balanced_l1_loss(pred, target, alpha=self.alpha, gamma=self.gamma, beta=self.beta, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #b6e0312f
+# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #7aea4c9b
 def extended_overlap(
     pred: Tensor, target: Tensor,    # (N, 4) xyxy each
 ) -> Tensor:                         # (N,)
@@ -70,14 +72,17 @@ def eiou_loss(
 
 class EIoULoss(GIoULoss):
     "1 - extended IoU."
-    def __init__(self, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1., smooth_point: float = .1):
+    def __init__(self,
+        eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.,
+        smooth_point: float = .1,    # a loss below this is squared
+    ):
         super().__init__(eps, reduction, loss_weight)
         self.smooth_point = smooth_point
 
     def loss(self, pred, target, weight=None, **kwargs):
         return eiou_loss(pred, target, box_weight(weight), smooth_point=self.smooth_point, eps=self.eps, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #187b8aad
+# %% ../../../nbs/03_task_modules/04_losses/09_more_box_losses.ipynb #8cb443ac
 def angle_cost(
     shift: Tensor,      # (N, 2) vector between the centers
     eps: float,         # smallest length that has a direction
@@ -104,8 +109,11 @@ def siou_loss(
     return 1 - (iou - (distance + shape) / 2).clamp(min=-1, max=1)
 
 class SIoULoss(GIoULoss):
-    "IoU, distance, angle and shape; give `neg_gamma=True`."
-    def __init__(self, eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1., neg_gamma: bool = False):
+    "IoU, distance, angle and shape; give `neg_gamma=True` (arXiv:2205.12740)."
+    def __init__(self,
+        eps: float = 1e-6, reduction: str = 'mean', loss_weight: float = 1.,
+        neg_gamma: bool = False,    # True: the paper's sign; False: MMDetection's default
+    ):
         super().__init__(eps, reduction, loss_weight)
         self.neg_gamma = neg_gamma
 

@@ -15,7 +15,7 @@ from .cross_entropy import own_class
 from .focal import focal_negative, sigmoid_power, spread_weight
 from .l1 import check_same_shape
 
-# %% ../../../nbs/03_task_modules/04_losses/05_quality_losses.ipynb #15b3f514
+# %% ../../../nbs/03_task_modules/04_losses/05_quality_losses.ipynb #a1b01a6d
 def quality_terms(
     logits: Tensor,     # (...)
     quality: Tensor,    # (...) in [0, 1]: the score that would be right
@@ -26,13 +26,13 @@ def quality_terms(
     return wrong ** beta * F.binary_cross_entropy_with_logits(logits, quality, reduction='none')
 
 def quality_focal_loss(
-    pred: Tensor,                                      # (N, K) logits
-    target: tuple[Tensor, Tensor] | Tensor,            # labels (N,), K is background, and qualities (N,); or qualities (N, K)
-    weight: Tensor | None = None,                      # (N,)
+    pred: Tensor,                                # (N, K) logits
+    target: tuple[Tensor, Tensor] | Tensor,      # labels (N,), K is background, and qualities (N,); or qualities (N, K)
+    weight: Tensor | None = None,                # (N,)
     reduction: str = 'mean',
-    avg_factor: float | Tensor | None = None,          # usually the number of positives, or the sum of their qualities
-    beta: float = 2.,
-) -> Tensor:                                           # 0-d, or (N,) for 'none'
+    avg_factor: float | Tensor | None = None,    # usually the number of positives, or the sum of their qualities
+    beta: float = 2.,                            # how fast a nearly right score loses weight
+) -> Tensor:                                     # 0-d, or (N,) for 'none'
     "Focal loss whose positives aim at the quality of their box, the sum over the classes (GFL, eq. 2)."
     pred = in_fp32(pred)
     if isinstance(target, Tensor):
@@ -87,7 +87,7 @@ class DistributionFocalLoss(WeightedLoss):
     "Sides as distributions over whole distances (GFL, arXiv:2006.04388)."
     def loss(self, pred, target, **kwargs): return distribution_focal_loss(pred, target, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/05_quality_losses.ipynb #b451d5b8
+# %% ../../../nbs/03_task_modules/04_losses/05_quality_losses.ipynb #62db4d4e
 @weighted_loss
 def varifocal_loss(
     pred: Tensor,                  # (N, K) logits
@@ -105,9 +105,9 @@ def varifocal_loss(
 class VarifocalLoss(WeightedLoss):
     "Negatives fade, positives weigh their quality (VarifocalNet, arXiv:2008.13367)."
     def __init__(self,
-        use_sigmoid: bool = True,      # softmax is not offered, as in MMDetection
-        alpha: float = .75, gamma: float = 2.,
-        iou_weighted: bool = True,
+        use_sigmoid: bool = True,                 # softmax is not offered, as in MMDetection
+        alpha: float = .75, gamma: float = 2.,    # weight of negatives; how fast an easy one loses it
+        iou_weighted: bool = True,                # a positive weighs its quality, else 1
         reduction: str = 'mean',
         loss_weight: float = 1.,
     ):

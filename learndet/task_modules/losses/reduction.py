@@ -53,7 +53,7 @@ def weighted_loss(
         return weight_reduce_loss(loss, weight, reduction, avg_factor)
     return wrapper
 
-# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #7be05f1e
+# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #a95a4e07
 class WeightedLoss(nn.Module):
     "What all losses share: a reduction that can be overridden, and a weight for the whole term."
     def __init__(self,
@@ -64,7 +64,10 @@ class WeightedLoss(nn.Module):
         reduce_loss(torch.zeros(0), reduction)                       # refuses an unknown reduction
         self.reduction, self.loss_weight = reduction, loss_weight
 
-    def loss(self, pred: Tensor, target: Tensor, **kwargs) -> Tensor:
+    def loss(self,
+        pred: Tensor, target: Tensor,    # what a subclass compares
+        **kwargs,
+    ) -> Tensor:
         "Steps 2 to 4: a function made by `weighted_loss`."
         raise NotImplementedError(f'{type(self).__name__} does not say what its loss is')
 
@@ -82,7 +85,7 @@ def forward(self: WeightedLoss,
     reduction = reduction_override or self.reduction
     return self.loss_weight * self.loss(pred, target, weight=weight, reduction=reduction, avg_factor=avg_factor, **kwargs)
 
-# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #17c929f6
+# %% ../../../nbs/03_task_modules/04_losses/00_reduction.ipynb #420950f4
 def accuracy(
     pred: Tensor,                        # (N, C) scores or logits
     target: Tensor,                      # (N,) long
@@ -103,10 +106,13 @@ def accuracy(
 class Accuracy(nn.Module):
     "`accuracy` as an object, with its settings kept."
     def __init__(self,
-        topk: int | tuple[int, ...] = (1,),
-        thresh: float | None = None,
+        topk: int | tuple[int, ...] = (1,),    # right if among this many best
+        thresh: float | None = None,           # and its score is above this
     ):
         super().__init__()
         self.topk, self.thresh = topk, thresh
 
-    def forward(self, pred, target, valid=None): return accuracy(pred, target, self.topk, self.thresh, valid)
+    def forward(self,
+        pred, target, valid=None,    # as in `accuracy`
+    ):
+        return accuracy(pred, target, self.topk, self.thresh, valid)

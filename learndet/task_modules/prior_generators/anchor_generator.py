@@ -69,7 +69,7 @@ def anchor_scales(
                          f'{octave_base_scale=}, {scales_per_octave=}')
     return [octave_base_scale * 2 ** (n / scales_per_octave) for n in range(scales_per_octave)] if octave else list(scales)
 
-# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #2905ae26
+# %% ../../../nbs/03_task_modules/00_prior_generators/00_anchor_generator.ipynb #2aa2f6dc
 def stride_pairs(
     strides: list,                      # L numbers, or pairs (x, y), pixels
 ) -> list[tuple[float, float]]:         # L pairs (x, y), pixels
@@ -77,7 +77,7 @@ def stride_pairs(
     return [tuple(s) if isinstance(s, (tuple, list)) else (s, s) for s in strides]
 
 class AnchorGenerator:
-    "Base anchors and a stride for every level of a feature pyramid; gives every prior of every image size."
+    "Base anchors and a stride for every level of a feature pyramid; gives every prior (arXiv:1506.01497, sec. 3.1.1)."
     def __init__(self,
         strides: list,                               # L pixels between cells, finest first; a pair is (x, y)
         ratios: list[float],                         # R shapes, height over width
@@ -103,7 +103,9 @@ class AnchorGenerator:
         self.base_anchors = [self.level_anchors(level) for level in range(len(strides))]             # L × (A, 4)
         self._kept = {}                                              # (sizes, device) → priors, made once
 
-    def level_anchors(self, level: int) -> Tensor:
+    def level_anchors(self,
+        level: int,    # 0 the finest
+    ) -> Tensor:
         "The (A, 4) base anchors of one level; this is what a subclass changes."
         base_size, center = self.base_sizes[level], self.centers[level]
         return base_anchors(base_size, self.ratios, self.scales, self.scale_major,

@@ -18,7 +18,7 @@ from ..assigners.assign_result import NEGATIVE, AssignResult, in_pieces, pieces
 from .balanced_sampling import place_in_group
 from .sampling import BaseSampler, RandomSampler, SamplingResult, pick
 
-# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #49e2d0fa
+# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #297068e3
 class OHEMSampler(BaseSampler):
     "The positives and the negatives with the largest losses (OHEM, sec. 4)."
     needs = ('losses',)
@@ -35,7 +35,10 @@ class OHEMSampler(BaseSampler):
         super().__init__(num, pos_fraction, neg_pos_ub, add_gt_as_proposals)
         self.loss_key = loss_key
 
-    def hardest(self, losses: Tensor, candidates: Tensor, num: Tensor | int, most: int) -> Tensor:
+    def hardest(self,
+        losses: Tensor, candidates: Tensor,    # (B, P) each: float, and bool
+        num: Tensor | int, most: int,          # how many: of each image (B, 1); at most, in any image
+    ) -> Tensor:
         "(B, P) bool: the `num` candidates with the largest losses; a loss that is no number is none."
         return pick(losses.detach().nan_to_num(nan=0.).clamp(min=0), candidates, num, most)
 
