@@ -33,6 +33,8 @@ def model_config(config, row):
     model = prepared(config['model'].to_dict())
     if config.get('data_preprocessor'): model.setdefault('data_preprocessor', prepared(config['data_preprocessor'].to_dict()))
     if 'sampled' in row: model['train_cfg']['rcnn']['sampler']['num'] = row['sampled']          # for samplers that leave nothing to chance
+    for augment in model['data_preprocessor'].get('batch_augments') or []:
+        if 'fixed_pad' in row: augment['size'] = (row['fixed_pad'],) * 2                        # 1024 would be forty times the work
     return fewer_regions(model, row['regions']) if 'regions' in row else model
 
 

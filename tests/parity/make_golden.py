@@ -87,6 +87,7 @@ def row_of(name):
     row = dict(config=config, weights_seed=0, batch_seed=0, size=[128, 160], gts=2)
     if 'fast-rcnn' in config: row['proposals'] = 40
     elif any(slow in config for slow in SLOW) and not config.startswith('rpn/'): row['regions'] = 100
+    if 'lsj' in config or 'ssj' in config: row['fixed_pad'] = 192
     for key, _, value in (option.partition('=') for option in options):
         row[key] = [int(v) for v in value.split('x')] if key == 'size' else int(value)
     return row
