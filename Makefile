@@ -29,7 +29,7 @@ $(VENV)/.browser: $(VENV)/.dev
 	@touch $@
 
 lab: $(VENV)/.lab            ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 tour: $(VENV)/.run           ## train a small detector on sample pictures, print COCO's 12 numbers, write a report page
 	$(BIN)/learndet tour --work-dir work_dirs/tour

@@ -5,10 +5,10 @@
 DIR holds the folder `bccd`. Each contender gets one process with the same number of threads, at the same time, from
 random weights, and anneals its learning rate over the minutes it has, so that neither is cut off in the middle. Minutes
 are processor time, reading pictures included, so that other work on the machine takes nothing from either. Both are
-judged on the test split by the same COCO metric. The result is printed and kept under benchmarks/results/.
+judged on the test split by the same COCO metric. The result is printed and, after every seed, kept under benchmarks/results/.
 torchvision's side is the usual recipe: ResNet-18, FPN of 96 channels from stride 8, 240 x 320, batch 8, AdamW with a
-cosine, flips, and bfloat16 autocast where the processor has instructions for it (elsewhere it would only be slower).
-Ours is learndet/configs/bccd/retinanet_r18-slim_bccd.py as it stands: a slimmer network, batch 4, an average of the weights.
+cosine and flips. Ours is learndet/configs/bccd/retinanet_r18-slim_bccd.py as it stands: a slimmer network, batch 4, an average of the
+weights. Both train under bfloat16 autocast where the processor has instructions for it (elsewhere it would only be slower).
 """
 import argparse
 import json
@@ -32,6 +32,11 @@ def has_bf16():
     return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
 
+def autocast():
+    "Layers in bfloat16, where that is faster."
+    return torch.autocast('cpu', torch.bfloat16, enabled=has_bf16())
+
+
 def loaders(config):
     "The config's training and test loaders."
     from learndet.engine.runner import loader_from_cfg
@@ -47,7 +52,9 @@ def ours(config, seed):
     model = build(fill_num_classes(config['model'], tuple(config['metainfo']['classes']), 'BCCD'))
     model.init_weights()
     model = model.to(memory_format=torch.channels_last)
-    loss = lambda data: sum(v for k, v in model(**model.preprocess(data, True), mode='loss').items() if 'loss' in k)
+
+    def loss(data):
+        with autocast(): return sum(v for k, v in model(**model.preprocess(data, True), mode='loss').items() if 'loss' in k)
     return model, loss, model.val_step, config['optim_wrapper']['optimizer']['lr']
 
 
@@ -68,7 +75,7 @@ def theirs(config, seed):
 
     def loss(data):
         targets = [dict(boxes=s.gt_instances.bboxes, labels=s.gt_instances.labels) for s in data['data_samples']]
-        with torch.autocast('cpu', torch.bfloat16, enabled=has_bf16()): return sum(model(pictures(data), targets).values())
+        with autocast(): return sum(model(pictures(data), targets).values())
 
     def predict(data):
         with torch.no_grad(): found = model(pictures(data))
@@ -129,6 +136,12 @@ def mean_of(results, name, key):
     return sum(values) / len(values)
 
 
+def keep(results, out):
+    "Write what is known so far."
+    machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, bf16 {has_bf16()}'
+    Path(out).write_text(json.dumps(dict(machine=machine, torch=torch.__version__, results=results), indent=1) + '\n')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=12, help='of processor time, for each contender')
@@ -146,10 +159,9 @@ def main():
         for process in running:
             results.append(json.loads(process.communicate()[0].strip().splitlines()[-1]))
             print({k: v for k, v in results[-1].items() if not k.endswith(('_s', '_m', '_l')) and 'AR' not in k}, flush=True)
+        keep(results, args.out)
     for name in ('ours', 'torchvision'):
         print(name, *(f'{k} {mean_of(results, name, f"coco/bbox_{k}"):.3f}' for k in ('mAP', 'mAP_50')), f'over {len(args.seeds)} seed(s)')
-    Path(args.out).write_text(json.dumps(dict(machine=f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, bf16 {has_bf16()}',
-                                              torch=torch.__version__, results=results), indent=1) + '\n')
 
 
 if __name__ == '__main__': main()

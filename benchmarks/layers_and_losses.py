@@ -18,11 +18,13 @@ from learndet.models.layers.conv_module import bake_norms, norm_folding
 from learndet.models.weights import load_matching
 from learndet.task_modules.losses.cross_entropy import CrossEntropyLoss
 from learndet.task_modules.losses.focal import FocalLoss
+from learndet.task_modules.losses.gaussian_focal import GaussianFocalLoss
 from learndet.task_modules.losses.gradient_harmonizing import GHMC
 from learndet.task_modules.losses.iou_losses import CIoULoss, DIoULoss, GIoULoss
 from learndet.task_modules.losses.l1 import SmoothL1Loss
-from learndet.task_modules.losses.quality_losses import QualityFocalLoss
-from learndet.task_modules.losses.long_tail import SeesawLoss
+from learndet.task_modules.losses.long_tail import EQLV2Loss, SeesawLoss
+from learndet.task_modules.losses.masks_and_distillation import DiceLoss
+from learndet.task_modules.losses.quality_losses import DistributionFocalLoss, QualityFocalLoss, VarifocalLoss
 from task_modules import report
 
 
@@ -180,6 +182,93 @@ def long_tail(N, K, repeat):
            {'a matrix of classes': matrices, 'ours': lambda: loss(x, label)['loss_cls_classes'].backward()}, repeat)
 
 
+def compare(title, functions, repeat):
+    "Functions that give the same loss, each forward and backward; torchvision has no such loss."
+    values = [f() for f in functions.values()]
+    for value in values[1:]: torch.testing.assert_close(value, values[0], rtol=1e-4, atol=1e-5)
+    report(title, {name: lambda f=f: f().backward() for name, f in functions.items()}, repeat)
+
+
+def varifocal(N, K, repeat):
+    "Varifocal loss: with masks as factors, as it is usually written, and ours."
+    x, label = dense_problem(N, K)
+    quality = F.one_hot(label, K + 1)[:, :K] * torch.rand(N, 1)
+
+    def factors():
+        weight = quality * (quality > 0).float() + .75 * (x.sigmoid() - quality).abs() ** 2 * (quality <= 0).float()
+        return (F.binary_cross_entropy_with_logits(x, quality, reduction='none') * weight).sum() / 100
+
+    loss = VarifocalLoss()
+    compare(f'varifocal loss, {N} priors x {K} classes', {'masks as factors': factors, 'ours': lambda: loss(x, quality, avg_factor=100.)}, repeat)
+
+
+def distributions(N, n, repeat):
+    "Distribution focal loss of N sides, half of them padding: rows picked by a mask and two cross entropies, and ours."
+    torch.manual_seed(0)
+    x, distance, weight = torch.randn(N, n + 1).requires_grad_(), torch.rand(N) * n * .99, (torch.rand(N) > .5).float()
+
+    def two():
+        rows = weight > 0
+        logits, side, left = x[rows], distance[rows], distance[rows].long()
+        near = F.cross_entropy(logits, left, reduction='none') * (left + 1 - side) + F.cross_entropy(logits, left + 1, reduction='none') * (side - left)
+        return near.sum() / 100
+
+    loss = DistributionFocalLoss()
+    compare(f'distribution focal loss, {N} sides x {n + 1} distances, half of them padding',
+            {'two cross entropies, boolean rows': two, 'ours': lambda: loss(x, distance, weight, avg_factor=100.)}, repeat)
+
+
+def dice(N, size, repeat):
+    "Dice loss of N masks, half of them padding: one at a time, and ours."
+    torch.manual_seed(0)
+    x, target, weight = torch.randn(N, size, size).requires_grad_(), (torch.rand(N, size, size) > .6).float(), (torch.rand(N) > .5).float()
+
+    def loop():
+        losses = []
+        for logits, mask, counts in zip(x, target, weight.tolist()):
+            if counts:
+                p = logits.sigmoid()
+                losses.append(1 - 2 * (p * mask).sum() / (p.square().sum() + mask.square().sum() + 2e-3))
+        return torch.stack(losses).sum() / 10
+
+    loss = DiceLoss()
+    compare(f'dice loss, {N} masks of {size} x {size}, half of them padding', {'a mask at a time': loop, 'ours': lambda: loss(x, target, weight, avg_factor=10.)}, repeat)
+
+
+def heatmaps(B, K, size, repeat):
+    "Gaussian focal loss: places picked by masks, as CornerNet wrote it, and ours."
+    torch.manual_seed(0)
+    x, target = (torch.randn(B, K, size, size) - 3).requires_grad_(), torch.rand(B, K, size, size) ** 16 * .9
+    target.view(-1)[torch.randperm(target.numel())[:32 * B]] = 1.
+
+    def picked():
+        p, positive, negative = x.sigmoid(), target == 1, target < 1
+        yes, no = p[positive], p[negative]
+        return -((yes.log() * (1 - yes) ** 2).sum() + ((1 - no).log() * no ** 2 * (1 - target[negative]) ** 4).sum()) / 100
+
+    loss = GaussianFocalLoss()
+    compare(f'Gaussian focal loss, {B} x {K} maps of {size} x {size}', {'places picked by masks': picked, 'ours': lambda: loss(x.sigmoid(), target, avg_factor=100.)}, repeat)
+
+
+def equalized(N, K, repeat):
+    "EQL v2: one-hot answers and weights of all pairs, and ours; both remember the gradients of every class."
+    torch.manual_seed(0)
+    x, label = torch.randn(N, K + 1).requires_grad_(), torch.randint(0, K + 1, (N,))
+    pushes, ratio = torch.zeros(2, K), torch.full((K,), 100.)
+
+    def matrices():
+        answers = F.one_hot(label, K + 1).float()
+        down = torch.cat([torch.sigmoid(12 * (ratio - .8)), torch.ones(1)])
+        weight = (1 + 4 * (1 - down)) * answers + down * (1 - answers)
+        length = (x.detach().sigmoid() - answers).abs() * weight
+        pushes.add_(torch.stack([(length * answers).sum(0), (length * (1 - answers)).sum(0)])[:, :-1])
+        ratio.copy_(pushes[0] / (pushes[1] + 1e-10))
+        return (F.binary_cross_entropy_with_logits(x, answers, reduction='none') * weight).sum() / N
+
+    loss = EQLV2Loss(num_classes=K)
+    compare(f'EQL v2, {N} proposals x {K} classes', {'one-hot matrices': matrices, 'ours': lambda: loss(x, label)}, repeat)
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--depth', type=int, default=50)
@@ -193,7 +282,12 @@ if __name__ == '__main__':
     for layout in (torch.contiguous_format, torch.channels_last): backbones(args.depth, tuple(args.size), args.repeat, layout)
     focal(args.priors, 80, args.repeat, args.compile)
     quality(args.priors, 80, args.repeat)
+    varifocal(args.priors, 80, args.repeat)
+    distributions(8192, 16, args.repeat)
+    heatmaps(2, 80, 128, args.repeat)
     harmonized(args.priors, 80, args.repeat)
     boxes(args.priors, args.repeat)
     proposals(1024, 80, args.repeat)
+    dice(100, 112, args.repeat)
     long_tail(1024, 1203, args.repeat)
+    equalized(1024, 1203, args.repeat)

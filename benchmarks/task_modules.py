@@ -185,8 +185,10 @@ def samplers(priors, assigner, args):
     report('sampling 256 of each of 8 images', {'torchvision': lambda: BalancedPositiveNegativeSampler(256, .5)(labels),
                                                 'loop over images': lambda: loops.random_sample(assigned, 256, .5),
                                                 'learndet': lambda: RandomSampler(256, .5).sample(assigned)}, args.repeat * 2)
-    few = AssignResult(assigned.gt_inds[:, -2000:], assigned.max_overlaps[:, -2000:])                   # as many as proposals
-    scores, losses, bboxes = torch.rand(8, 2000), torch.rand(8, 2000), random_objects(8, 2000, args.size)
+    bboxes, gts = random_objects(8, 2000, args.size), random_objects(8, 8, args.size)
+    bboxes[:, 1000:] = gts.repeat(1, 125, 1) + torch.randn(8, 1000, 4) * (gts[..., 2:] - gts[..., :2]).repeat(1, 125, 2) / 8   # half near objects
+    few = MaxIoUAssigner(.5, .5, .5, match_low_quality=False).assign(bboxes, gts)                       # of a second stage
+    scores, losses = torch.rand(8, 2000), torch.rand(8, 2000)
     table = {'balanced over objects': (lambda: loops.random_sample(few, 256, .5, loops.balanced_positives), lambda: InstanceBalancedPosSampler(256, .5).sample(few)),
              'balanced over IoU': (lambda: loops.random_sample(few, 256, .5, negatives=lambda b, rows, num: loops.balanced_negatives(few.max_overlaps[b], rows, num)),
                                    lambda: IoUBalancedNegSampler(256, .5).sample(few)),
@@ -197,6 +199,18 @@ def samplers(priors, assigner, args):
         report(f'{name}: 256 of 2,000 of each of 8 images; ratios to the loop', {'loop over images': loop, 'learndet': ours}, args.repeat)
 
 
+def aerial_cells(priors, levels, size, gts):
+    "The rules of points, grids and regions on as many priors; what they take on top does not count."
+    strides, sizes = torch.tensor(STRIDES).repeat_interleave(torch.tensor(levels))[:, None], [tuple(math.ceil(side / s) for side in size) for s in STRIDES]
+    points, preds, flags = torch.cat([box_centers(priors), strides], dim=1), (priors + 4 * torch.randn_like(priors))[None], torch.rand(1, len(priors)) < .1
+    layout = dict(featmap_sizes=sizes, num_level_anchors=levels, anchor_scale=4., anchor_strides=STRIDES)
+    approxs = torch.stack([scale_about_center(priors, scale) for scale in (.7, 1., 1.4)], dim=1)
+    return {'points': lambda: PointAssigner().assign(points, gts), 'grid': lambda: GridAssigner(.5, .5).assign(priors, gts, responsible_flags=flags),
+            'uniform': lambda: UniformAssigner(.15, .7).assign(priors, gts, bbox_preds=preds), 'region': lambda: RegionAssigner().assign(priors, gts, **layout),
+            'center region (961 MiB are the answer)': lambda: CenterRegionAssigner(.2, .5).assign(priors, gts),
+            'approximate max-IoU': lambda: ApproxMaxIoUAssigner(.5, .4).assign(priors, gts, approxs=approxs)}
+
+
 def aerial(priors, levels, size, objects=5000):
     "Peak memory of 5,000 objects against 200,000 priors, beside that of the matrix."
     gts = random_objects(1, objects, size)
@@ -204,6 +218,7 @@ def aerial(priors, levels, size, objects=5000):
     for name, f in {'max-IoU': lambda: MaxIoUAssigner(.5, .4).assign(priors, gts),
                     'ATSS': lambda: ATSSAssigner(9).assign(priors, gts, num_level_priors=levels)}.items():
         print(f'  {name:34}{peak_mib(f):10.1f} MiB')
+    for name, f in aerial_cells(priors, levels, size, gts).items(): print(f'  {name:40}{peak_mib(f):10.1f} MiB')
 
 
 def main():

@@ -127,7 +127,7 @@ def log_metrics(self: LoggerHook, runner, metrics: dict, mode: str) -> None:
     runner.add_scalars(dict(mode=mode) | record | dict(epoch=runner.epoch, iter=runner.iter),
                        runner.epoch if by_epoch and self.log_metric_by_epoch else runner.iter)
 
-# %% ../../nbs/05_engine/08_default_hooks.ipynb #7a65284b
+# %% ../../nbs/05_engine/08_default_hooks.ipynb #039db819
 class ProgressBarHook(Hook):
     "A bar with losses and the time that is left, in a terminal or a notebook."
     priority = 'LOW'
@@ -150,7 +150,10 @@ class ProgressBarHook(Hook):
         "The last losses, smoothed."
         return {k: f'{runner.buffer.mean(k, self.interval):.4f}' for k in runner.buffer.names() if 'loss' in k}
 
-    def after_train(self, runner):
+    def after_train(self, runner): self.tidy(runner)
+
+    def tidy(self, runner):
+        "The end of the bar, also where a training ends early."
         if self.bar is not None: self.bar.close()
         self.bar = None
 

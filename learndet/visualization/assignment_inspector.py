@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'DIFFERENCE', 'constructor_arguments', 'made_anew', 'handles', 'inputs_of', 'boxes_to_draw', 'odd_priors',
-           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'recorded_assignments', 'of_image',
-           'AssignmentInspectorHook']
+           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'Overheard', 'overhear', 'hear_assigners',
+           'of_image', 'AssignmentInspectorHook', 'run_again']
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8edd5479
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #76a8a444
 import inspect
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.draw import to_picture
 from ..core.patch import patch
 from ..engine.distributed import unwrap_model
 from ..engine.hooks import Hook
@@ -22,7 +23,7 @@ from ..structures.overlaps import bbox_overlaps
 from ..task_modules.assigners.assign_result import IGNORE, NEGATIVE
 from .assignment import compare_assignments, count_positives
 from .batch import to_display
-from .box_canvas import BoxCanvas, control, style
+from .box_canvas import BoxCanvas, control, jpeg, style
 
 # %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8c1fc5f5
 def constructor_arguments(
@@ -93,7 +94,7 @@ def odd_priors(
     ambiguous[positive] = rest >= (mine[:, 0].clamp(min=1e-6) if pos_iou_thr is None else pos_iou_thr)
     return forced, ambiguous
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6574c1b5
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7d170252
 SIDES = [style('negative', '#888888', kind='dot', shape='small', alpha=.5), style('ignored', '#555555', kind='dot', shape='x'),
          style('positive'), style('forced', dash=(5, 3), width=2, shape='ring')]
 DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'),
@@ -119,22 +120,31 @@ class AssignmentInspector(BoxCanvas):
         img: Any = None,                        # (H, W, 3) uint8 RGB, or a (3, H, W) tensor: the network's input
         num_level_priors: list[int] = None,     # L numbers that add up to P; one level when None
         gt_names: list[str] = None,             # G words; numbers when None
+        others: list[dict] = (),                # more pictures to pick from: dicts of priors, gt_bboxes, img, …, named as here, and perhaps a `name`
+        name: str = '0',                        # of this picture
         **inputs: Any,                          # gt_labels, gt_bboxes_ignore, prior_valid, predictions: what `trace` may ask for
     ):
-        self.first = checked_assigners(assigner)
+        self.first, self.at = checked_assigners(assigner), 0
+        this = dict(priors=priors, gt_bboxes=gt_bboxes, img=img, num_level_priors=num_level_priors, gt_names=gt_names, name=name, **inputs)
+        self.pictures = [this, *({'name': str(n)} | dict(other) for n, other in enumerate(others, 1))]
+        self.marks = ('A', 'B') if len(self.first) == 2 else ('',)
+        shown = self.take(**this)
+        rules = max((list(self.ask(a).steps) for a in self.first), key=len)
+        super().__init__(img, state=torch.zeros(len(priors)), **shown, controls=self.all_handles(rules), scenes=self.story(rules),
+                         score_range=[0., 1.], threshold=0., title=' and '.join(type(a).__name__ for a in self.first), noun='prior',
+                         label_noun='for object', score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
+
+    def take(self, priors, gt_bboxes, img=None, num_level_priors=None, gt_names=None, name='', **inputs) -> dict:
+        "A picture becomes the one that is asked about; arrays to show come back."
         self.priors, self.objects, self.parts = priors.detach().cpu(), gt_bboxes.detach().cpu(), num_level_priors or [len(priors)]
         if sum(self.parts) != len(priors): raise ValueError(f'levels of {self.parts} priors for {len(priors)} of them')
         self.inputs = {k: v.detach().cpu() if torch.is_tensor(v) else v for k, v in inputs.items()}
         self.inputs['num_level_priors'] = num_level_priors
-        self.drawn, self.marks = boxes_to_draw(self.priors), ('A', 'B') if len(self.first) == 2 else ('',)
-        rules = max((list(self.ask(a).steps) for a in self.first), key=len)
+        self.drawn = boxes_to_draw(self.priors)
         iou = bbox_overlaps(self.drawn, self.objects).amax(1) if len(self.objects) else torch.zeros(len(priors))
         level = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(self.parts))
         names = [str(i) for i in range(len(self.objects))] if gt_names is None else list(gt_names)
-        super().__init__(img, self.drawn, score=iou, state=torch.zeros(len(priors)), level=level, gts=self.objects, gt_names=names,
-                         names=names, controls=self.all_handles(rules), scenes=self.story(rules), score_range=[0., 1.], threshold=0.,
-                         title=' and '.join(type(a).__name__ for a in self.first), noun='prior', label_noun='for object',
-                         score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
+        return dict(boxes=self.drawn, score=iou, level=level, gts=self.objects, gt_names=names, names=names)
 
     def all_handles(self, rules: list[str]) -> list[dict]:
         "Controls: the arguments of each assigner, which of two to show, and the rule to stop after."
@@ -142,6 +152,7 @@ class AssignmentInspector(BoxCanvas):
         controls = [c for a, mark in zip(self.first, self.marks) for c in handles(a, mark and f'{mark}.', skip)]
         views = ['side by side', 'A', 'B', 'difference']
         if len(self.first) == 2: controls.append(control('view', views[0], options=views, label='show'))
+        if len(self.pictures) > 1: controls.insert(0, control('image', 0, 0, len(self.pictures) - 1, 1, words=[p['name'] for p in self.pictures]))
         return controls + [control('step', len(rules) - 1, 0, len(rules) - 1, 1, words=rules, label='after rule')]
 
     def story(self, rules: list[str]) -> list[tuple]:
@@ -152,7 +163,7 @@ class AssignmentInspector(BoxCanvas):
         if two: scenes.append(('where A and B differ', dict(params=dict(step=last, view='difference'))))
         return scenes + [(f'rule {n}: {rule}', dict(params=dict(step=n, **beside), show=[0, 1, 2, 3])) for n, rule in enumerate(rules)]
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6d64c547
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #634d268e
 @patch
 def ask(self: AssignmentInspector,
     assigner: Any,
@@ -163,7 +174,8 @@ def ask(self: AssignmentInspector,
 @patch
 def update(self: AssignmentInspector):
     "Assigners with the arguments of the controls, their traces, and what to show of them."
-    moved = {k: v for k, v in self.params.items() if k not in ('step', 'view')}
+    if self.params.get('image', self.at) != self.at: self.turn_to(self.params['image'])
+    moved = {k: v for k, v in self.params.items() if k not in ('step', 'view', 'image')}
     own = lambda mark: {k.removeprefix(f'{mark}.'): v for k, v in moved.items() if k.startswith(mark and f'{mark}.')}
     self.assigners = [made_anew(a, own(mark)) for a, mark in zip(self.first, self.marks)]
     self.traces = [self.ask(a) for a in self.assigners]
@@ -172,6 +184,16 @@ def update(self: AssignmentInspector):
     codes, view = self.codes(), self.params.get('view', 'A')
     if view == 'difference': self.put(**self.difference(*codes), panels=self.tell())
     else: self.put(**self.shown(codes, dict(A=[0], B=[1]).get(view, [0, 1])), panels=self.tell())
+
+@patch
+def turn_to(self: AssignmentInspector, image: int) -> None:
+    "Another picture, with nothing picked."
+    shown = self.take(**self.pictures[image])
+    self.at, img, (H, W) = image, self.pictures[image].get('img'), torch.cat([self.drawn, self.objects, torch.ones(1, 4)])[:, [3, 2]].amax(0).tolist()
+    self.picture = None if img is None else to_picture(img)
+    frame = dict(image=b'', size=[H, W]) if img is None else dict(image=jpeg(self.picture), size=list(self.picture.shape[:2]))
+    self.put(**shown, **frame, state=torch.zeros(len(self.priors)), label=[], levels=list(range(len(self.parts))),
+             level_names=[f'level {n}' for n in range(len(self.parts))], selected_prior=-1, selected_gt=-1, hovered=-1, view=[])
 
 @patch
 def shown(self: AssignmentInspector,
@@ -309,35 +331,53 @@ def explore_assignment(
     "`show_assignment` with handles."
     return AssignmentInspector(assigner, priors, gt_bboxes, img, num_level_priors, **inputs)
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7257cdb0
-@contextmanager
-def recorded_assignments(
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #e5a62de1
+class Overheard:
+    "A method that tells listeners what it was asked and what it answered."
+    def __init__(self, own): self.own, self.listeners, self.__signature__ = own, [], inspect.signature(own)
+    def __call__(self, *args, **kwargs):
+        answer = self.own(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            for listener in self.listeners: listener(args, kwargs, answer)
+        return answer
+
+def overhear(
+    part: Any,                  # an object
+    name: str,                  # of its method
+    listener: Callable,         # called with (args, kwargs, answer), after every call
+) -> Callable:                  # ends it
+    "Listen to a method of one object."
+    heard = vars(part).get(name)
+    if not isinstance(heard, Overheard): setattr(part, name, heard := Overheard(getattr(part, name)))
+    heard.listeners.append(listener)
+    def leave():
+        if listener in heard.listeners: heard.listeners.remove(listener)
+        if not heard.listeners and vars(part).get(name) is heard: del vars(part)[name]
+    return leave
+
+def hear_assigners(
     model: nn.Module,           # with heads that have an `assigner`
-):                              # a list that fills with (assigner, arguments by name)
-    "Within this block, write down what assigners are given."
-    heads, calls = [m for m in model.modules() if hasattr(getattr(m, 'assigner', None), 'assign')], []
-    def assigned(assigner, assign, levels):
-        def heard(*args, **kwargs):
-            given = dict(inspect.signature(assign).bind(*args, **kwargs).arguments)
+    tell: Callable,             # called with (head's number, assigner, arguments by name, AssignResult)
+    wanted: Callable = None,    # () -> bool: whether to tell of this call; always when None
+) -> Callable:                  # ends it
+    "Listen to the assigners of all heads; where a head knows its levels, `num_level_priors` is among the arguments."
+    leaves = []
+    for number, head in enumerate(m for m in model.modules() if hasattr(getattr(m, 'assigner', None), 'assign')):
+        assigner, levels, signature = head.assigner, [], inspect.signature(head.assigner.assign)
+        def listed(args, kwargs, priors, levels=levels): levels[:] = map(len, priors)
+        def assigned(args, kwargs, result, number=number, assigner=assigner, levels=levels, signature=signature):
+            if wanted is not None and not wanted(): return
+            given = dict(signature.bind(*args, **kwargs).arguments)
             given |= given.pop('more', {})
             if sum(levels) == given['priors'].shape[-2]: given['num_level_priors'] = list(levels)
-            calls.append((assigner, given))
-            return assign(*args, **kwargs)
-        return heard
-    def listed(get_priors, levels):
-        def heard(*args, **kwargs):
-            priors = get_priors(*args, **kwargs)
-            levels[:] = map(len, priors)
-            return priors
-        return heard
-    for head in heads:
-        levels = []
-        if hasattr(head, 'get_priors'): head.get_priors = listed(head.get_priors, levels)
-        head.assigner.assign = assigned(head.assigner, head.assigner.assign, levels)
-    try: yield calls
-    finally:
-        for head in heads: vars(head).pop('get_priors', None); vars(head.assigner).pop('assign', None)
+            tell(number, assigner, given, result)
+        if hasattr(head, 'get_priors'): leaves.append(overhear(head, 'get_priors', listed))
+        leaves.append(overhear(assigner, 'assign', assigned))
+    def leave():
+        for end in leaves: end()
+    return leave
 
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #6b178f9b
 def of_image(
     arguments: dict[str, Any],  # of `assign`, for a batch
     image: int,                 # which of the B
@@ -354,31 +394,63 @@ def of_image(
     return one
 
 class AssignmentInspectorHook(Hook):
-    "Keeps the last training batch, so that its assignment can be inspected during or after the training."
+    "Keeps what assigners were asked in the last training step, so that it can be inspected during or after the training."
     priority = 'LOWEST'
-    def __init__(self): self.model = self.batch = None
+    def __init__(self): self.model, self.batch, self.data, self.calls, self.listening, self.leaves = None, None, None, [], False, []
+
+    def before_train(self, runner):
+        self.tidy(runner)
+        model = unwrap_model(runner.model)
+        self.leaves = [hear_assigners(model, self.noted, lambda: self.listening), overhear(model, 'preprocess', self.prepared)]
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None): self.data, self.calls, self.listening = None, [], True
+
+    def noted(self, number, assigner, given, result):
+        self.calls.append((assigner, {k: v.detach() if torch.is_tensor(v) else v for k, v in given.items()}))
+
+    def prepared(self, args, kwargs, data):
+        if self.listening: self.data = data
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.model, self.batch = runner.model, data_batch
+        self.model, self.batch, self.listening = runner.model, data_batch, False
 
-    @torch.no_grad()
+    def after_train(self, runner): self.tidy(runner)
+
+    def tidy(self, runner):
+        "Listen no more."
+        for leave in self.leaves: leave()
+        self.leaves, self.listening = [], False
+
     def inspector(self,
-        image: int = 0,             # which of the batch
+        image: int = 0,             # which of the batch to begin with; the others can be picked
         stage: int = 0,             # which assigner: the first stage, the second, …
         other: Any = None,          # another assigner to compare with
     ) -> AssignmentInspector:
         "The last batch's assignment, opened."
         if self.batch is None: raise ValueError('no batch was seen yet: add the hook to a Runner and train a step')
         model = unwrap_model(self.model)
-        was_training, state = model.training, torch.random.get_rng_state()
-        try:
-            data = model.eval().preprocess(self.batch, False)
-            with recorded_assignments(model) as calls, torch.compiler.set_stance('force_eager'): model(**data, mode='loss')
-        finally:
-            model.train(was_training); torch.random.set_rng_state(state)
+        data, calls = (self.data, self.calls) if self.calls and self.data else run_again(model, self.batch)
         if stage >= len(calls): raise ValueError(f'stage {stage} of a model that assigns {len(calls)} times')
-        assigner, given = calls[stage][0], of_image(calls[stage][1], image)
-        img, (h, w) = data['inputs'][image], data['data_samples'][image].img_shape[:2]
-        picture = to_display(img[:, :h, :w], model.data_preprocessor)
-        both = assigner if other is None else [assigner, other]
-        return AssignmentInspector(both, given.pop('priors'), given.pop('gt_bboxes'), picture, **given)
+        if not 0 <= image < len(data['inputs']): raise ValueError(f'image {image} of a batch of {len(data["inputs"])}')
+        assigner, given = calls[stage]
+        def picture_of(b):
+            img, (h, w) = data['inputs'][b], data['data_samples'][b].img_shape[:2]
+            return of_image(given, b) | dict(img=to_display(img[:, :h, :w], model.data_preprocessor), name=f'image {b}')
+        others = [picture_of(b) for b in range(len(data['inputs'])) if b != image]
+        return AssignmentInspector(assigner if other is None else [assigner, other], **picture_of(image), others=others)
+
+@torch.no_grad()
+def run_again(
+    model: nn.Module,
+    batch: dict,                # as the loader gave it
+) -> tuple[dict, list]:         # the prepared batch, and (assigner, arguments by name) of every call
+    "A batch through a model, for the sake of what its assigners are asked; the model stays as it is."
+    was_training, state, calls = model.training, torch.random.get_rng_state(), []
+    leave = hear_assigners(model, lambda number, assigner, given, result: calls.append((assigner, given)))
+    try:
+        data = model.eval().preprocess(batch, False)
+        with torch.compiler.set_stance('force_eager'): model(**data, mode='loss')
+    finally:
+        leave()
+        model.train(was_training); torch.random.set_rng_state(state)
+    return data, calls

@@ -268,7 +268,9 @@ function control(c, value, locked, change) {
   const attrs = {disabled: locked, 'data-name': c.name, title: locked ? 'needs a running kernel' : c.help};
   if (c.kind === 'button') {
     let presses = value || 0;
-    return {node: el('button', {...attrs, onclick: () => change((presses += 1))}, c.label), refresh() {}};
+    const node = el('button', {...attrs, onclick: () => change((presses += 1))}, c.label);
+    const limits = now => node.replaceChildren(now.label); // what it does next
+    return {node, limits, refresh() {}};
   }
   if (c.kind === 'toggle') {
     const box = el('input', {...attrs, type: 'checkbox', onchange: () => change(box.checked)});

@@ -6,7 +6,7 @@
 __all__ = ['Call', 'ModelTrace', 'tensors_of', 'misfit', 'trace_model', 'lay_out', 'show_model', 'drawing_axes', 'picture_of_map',
            'ModelFlow', 'in_lines', 'shape_words', 'explore_model']
 
-# %% ../../nbs/07_visualization/16_model_flow.ipynb #b5431ebb
+# %% ../../nbs/07_visualization/16_model_flow.ipynb #57db67b9
 import base64
 import io
 import textwrap
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..core.draw import show_bboxes
 from ..core.patch import patch
-from .box_canvas import BoxCanvas, control, style
+from .box_canvas import BoxCanvas, control, style, synced
 
 # %% ../../nbs/07_visualization/16_model_flow.ipynb #71a597a0
 @dataclass
@@ -141,7 +141,7 @@ def drawing_axes(boxes: Tensor) -> Axes:
     ax.set_axis_off()
     return ax
 
-# %% ../../nbs/07_visualization/16_model_flow.ipynb #0bdb9a65
+# %% ../../nbs/07_visualization/16_model_flow.ipynb #3c95335a
 def picture_of_map(
     made: Tensor,                   # (B, C, H, W)
     side: int = 240,                # of the longer side, pixels
@@ -156,13 +156,15 @@ def picture_of_map(
 
 class ModelFlow(BoxCanvas):
     "A model's maps from input to head, and its modules one by one."
+    selected_module = synced('Unicode')     # its path in the model; from Python too: `w.selected_module = 'neck'`
+
     def __init__(self,
         model: nn.Module,
         inputs: Tensor,             # (B, 3, H, W) what the model's forward takes
         **more: Any,                # also of its forward
     ):
         self.image_size, self.trace = tuple(inputs.shape[-2:]), trace_model(model, inputs, **more)
-        self.row = -1
+        self.call = None                    # the module that is looked into
         boxes, self.stage, self.words = lay_out(self.trace, self.image_size)
         names = ['input', *(c.name for c in self.trace.stages)]
         deepest = max([c.depth for c in self.trace.calls], default=1)
@@ -175,17 +177,27 @@ class ModelFlow(BoxCanvas):
         super().__init__(None, boxes, state=torch.tensor([n in broken for n in range(len(boxes))]).long(), label=torch.tensor(self.stage), names=names, noun='map', label_noun='of',
                          controls=[control('depth', min(2, deepest), 1, max(deepest, 2), 1, label='modules to depth')], scenes=scenes, title=f'{type(model).__name__}', size=[bottom, right],
                          styles=[style('map', width=2, kind='outline'), style('did not come back', '#D55E00', dash=(5, 4), width=2, shape='x')], arrows=arrows)
+        self.observe(lambda change: self.look_into(self.selected_module), 'selected_module')
 
 @patch
 def update(self: ModelFlow):
     "The table of modules."
-    self.row = -1
     self.put(panels=self.tell())
 
 @patch
 def selected(self: ModelFlow):
-    "A map was picked."
-    self.row = -1
+    "A map was picked, and the stage it comes from."
+    s = self.stage[self.selected_prior] if 0 <= self.selected_prior < len(self.stage) else 0
+    self.call = None
+    self.put(selected_module=self.trace.stages[s - 1].name if s else '')
+    self.put(panels=self.tell())
+
+@patch
+def look_into(self: ModelFlow, name: str) -> None:
+    "A module was named, by a click or in Python."
+    if self._busy: return
+    self.call = next((c for c in self.trace.calls if c.name == name), None) if name else None
+    if name and self.call is None: raise ValueError(f'no module {name!r} was called; there are {", ".join(c.name for c in self.trace.stages)} and what is in them')
     self.put(panels=self.tell())
 
 @patch
@@ -203,11 +215,11 @@ def tell(self: ModelFlow) -> list[dict]:
         came = f'\nthe last that came back: {last.name} ({last.kind}), {", ".join(str(tuple(m.shape)) for m in last.made)}' if last else ''
         hints = ''.join(f'\n{c.name} {c.hint}' for c in t.calls if c.hint and c.made is None)
         panels.append(dict(title='The model stops', alert=in_lines(f'in {where}{came}{hints}\n{t.error[:300]}')))
-    if self.row >= 0: panels.append(self.about_call(self.rows()[self.row]))
+    if self.call is not None: panels.append(self.about_call(self.call))
     elif 0 <= self.selected_prior < len(self.words): panels.append(self.about_map(self.selected_prior))
     table = [['· ' * (c.depth - 1) + c.name.split('.')[-1], c.kind, ', '.join(shape_words(c.made)) if c.made is not None else 'stopped', f'{t.params.get(c.name, 0):,}'] for c in self.rows()[:80]]
     total = f'{t.params.get("", 0):,} numbers to learn'
-    return panels + [dict(title=total, columns=['module', 'class', 'makes', 'numbers'], rows=table, clickable=True, mark=self.row if self.row >= 0 else None)]
+    return panels + [dict(title=total, columns=['module', 'class', 'makes', 'numbers'], rows=table, clickable=True, mark=next((n for n, c in enumerate(self.rows()) if c is self.call), None))]
 
 def in_lines(text: str, width: int = 58) -> str:
     "Text in lines that fit a panel."
@@ -241,7 +253,8 @@ def about_call(self: ModelFlow, call: Call, k: int = 0) -> dict:
 def acted(self: ModelFlow, panel: str, row: int, column: int):
     "A click on a module shows what it made."
     if not panel.endswith('to learn'): return
-    self.row = row
+    self.call = self.rows()[row]
+    self.put(selected_module=self.call.name)
     self.put(panels=self.tell())
 
 @patch

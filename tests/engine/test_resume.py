@@ -120,3 +120,16 @@ def test_interrupted_validation_is_made_up_for(tmp_path, uninterrupted):
     again = make(tmp_path, resume=True)
     again.train()
     check_same(again, uninterrupted())
+
+
+def test_asked_to_stop_it_returns_and_goes_on(tmp_path, uninterrupted):
+    class Ask(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 9: runner.stop()
+    runner = make(tmp_path, custom_hooks=[Ask()])
+    assert runner.train() is runner.model and runner.train_loop.position == (1, 10, 4) and (tmp_path / 'last_checkpoint').read_text() == 'interrupted.pth'
+    torch.rand(100)
+    again = make(tmp_path / 'b', resume=str(tmp_path / 'interrupted.pth'))
+    for r in (runner, again):
+        r.train()
+        check_same(r, uninterrupted())

@@ -19,6 +19,20 @@ from test_sync_free import NoSync
 from learndet.zoo.by_heart import four_samples
 
 
+def torch_lets_claim():
+    "Whether a tensor may say it is on a GPU where no driver is; torch 2.6 asks the driver all the same."
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True): torch.rand(4, 4, device='cuda').new_tensor([1.])
+    except RuntimeError as error:
+        if 'driver' in str(error).lower(): return False
+        raise
+    return True
+
+
+OLD = torch.__version__.split('.')[:2] == ['2', '6'] and not torch_lets_claim()
+pytestmark = pytest.mark.skipif(OLD, reason='torch 2.6 asks for a CUDA driver even where a tensor only claims to be on a GPU; newer ones do not')
+
+
 class TwoDevices(TorchDispatchMode):
     "Raise on a blocking copy between devices, and on indices that would have to be copied."
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -32,9 +32,14 @@ FEW = ('retinanet/retinanet_r18_fpn_1x_coco.py', 'faster_rcnn/faster-rcnn_r50_fp
        'fast_rcnn/fast-rcnn_r50-caffe_fpn_1x_coco.py', 'rpn/rpn_r50-caffe-c4_1x_coco.py', 'legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py',
        'strong_baselines/mask-rcnn_r50-caffe_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-100e_coco.py')                    # seconds each
 if os.environ.get('LEARNDET_GOLDEN') != 'all': ROWS = [row for row in ROWS if row['config'] in FEW]
-# What float32 itself leaves open, found by running our model in float64 and with noise of 1e-6 on its input: (pixels, relative loss).
-ROUNDING = {'gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py': (2e-2, 1e-4),             # golden boxes are up to 0.017 px from ours in float64
-            'gn+ws/faster-rcnn_x50-32x4d_fpn_gn-ws-all_1x_coco.py': (5e-3, 1e-4)}
+PX, SCORE, RELATIVE, ACC = 1e-3, 1e-4, 1e-4, 1e-4          # pixels, probability, share of a loss, percent: for every row
+# The golden runs' convolutions used AVX-512. With AVX2 MMDetection itself is off: by 0.0053 px, and by one region of 2004; ours as far.
+ON_OTHER_CPUS = {'gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py': (6e-3, ACC),
+                 'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py': (PX, .05)}
+
+def tolerance(config):
+    "Pixels and percent that a row may be off on this CPU."
+    return (PX, ACC) if torch.backends.cpu.get_cpu_capability() == 'AVX512' else ON_OTHER_CPUS.get(config, (PX, ACC))
 
 
 def batch(row, inputs):
@@ -54,16 +59,16 @@ def batch(row, inputs):
 def inputs(parity): return inputs_module(parity)
 
 
-def faults_of_predictions(expected, found, px, score):
+def faults_of_predictions(expected, found, px):
     "What is not as expected in one picture: the number, the best scores, and the golden boxes among all of ours."
     faults, ours = [], {k: torch.as_tensor(v) for k, v in found.items() if k in ('scores', 'labels', 'bboxes')}
     if len(ours['scores']) != expected['n']: faults.append(f"{len(ours['scores'])} predictions for {expected['n']}")
     golden = torch.tensor(expected['scores'])
     best = ours['scores'].sort(descending=True).values[:len(golden)]
-    if len(best) == len(golden) and (worst := (best - golden.sort(descending=True).values).abs().max()) > score: faults.append(f'scores differ by {worst:.2g}')
+    if len(best) == len(golden) and (worst := (best - golden.sort(descending=True).values).abs().max()) > SCORE: faults.append(f'scores differ by {worst:.2g}')
     for i, (box, label, s) in enumerate(zip(expected['bboxes'], expected['labels'], golden)):
         near = (ours['bboxes'] - torch.tensor(box)).abs().amax(1) <= px + 5e-4                     # golden boxes have three digits
-        here = near & (ours['labels'] == label) & ((ours['scores'] - s).abs() <= score)
+        here = near & (ours['labels'] == label) & ((ours['scores'] - s).abs() <= SCORE)
         if not here.any(): faults.append(f'box {i} {box} of class {label} is not among them')
         elif 'mask_areas' in expected:
             areas = torch.as_tensor(found['masks']).flatten(1).sum(1)[here]
@@ -77,12 +82,11 @@ def test_golden_numbers(row, mmdet_configs, inputs):
     try: model = build_model(dict(model=model_config(config, row)))
     except UnsupportedConfig as error: pytest.skip(str(error)[:300])
     assert hashlib.sha256('\n'.join(key_lines(model)).encode()).hexdigest() == row['keys_sha256']
-    px, relative = ROUNDING.get(row['config'], (1e-3, 1e-4))
     inputs.fill(model, row['weights_seed'])
-    faults = []
+    (px, acc), faults = tolerance(row['config']), []
     found = model.eval().test_step(batch(row, inputs))
     for i, (expected, sample) in enumerate(zip(row['preds'], found)):
-        faults += [f'picture {i}: {f}' for f in faults_of_predictions(expected, sample.pred_instances, px, 1e-4)]
+        faults += [f'picture {i}: {f}' for f in faults_of_predictions(expected, sample.pred_instances, px)]
     model.train()
     torch.manual_seed(0)                                        # which residual branches are left out: the golden runs had this seed
     with torch.no_grad(): losses = model(**model.preprocess(batch(row, inputs), True), mode='loss')
@@ -91,7 +95,7 @@ def test_golden_numbers(row, mmdet_configs, inputs):
         got = losses.get(name)
         if got is None: faults.append(f'no {name} among {sorted(losses)}'); continue
         got = float(sum(got) if isinstance(got, (list, tuple)) else got)
-        if abs(got - golden) > (1e-4 if name.endswith('acc') else relative * abs(golden) + 1e-5): faults.append(f'{name} is {got:.6f}, not {golden:.6f}')
+        if abs(got - golden) > (acc if name.endswith('acc') else RELATIVE * abs(golden) + 1e-5): faults.append(f'{name} is {got:.6f}, not {golden:.6f}')
     assert not faults, '\n'.join(faults)
 
 

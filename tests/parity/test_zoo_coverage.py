@@ -9,7 +9,7 @@ import pytest
 
 from learndet.zoo.coverage import compare_digests, known_digests, zoo_coverage
 
-FLOOR = 353        # configs with MMDetection's own names and shapes; raise it when parts land, never lower it
+FLOOR = 365        # configs with MMDetection's own names and shapes; raise it when parts land, never lower it
 
 
 @pytest.fixture(scope='module')

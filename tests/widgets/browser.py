@@ -142,15 +142,26 @@ def running_lab(folder):
 
 class Notebook:
     "A notebook that was run in JupyterLab: its widgets, and its kernel."
+    kernel = 'window.jupyterapp.shell.currentWidget.sessionContext.session.kernel'
     def __init__(self, page): self.page = page
 
     def canvas(self, number=0): return Canvas(self.page, number)
+    def running(self): return self.page.locator('.jp-InputPrompt', has_text='[*]').count() > 0
+
+    def beside(self):
+        "The same kernel by a thread of its own, so that it answers while a cell runs."
+        self.page.evaluate(f'''async () => {{
+            window.beside = {self.kernel}.clone();
+            window.beside.subshellId = (await {self.kernel}.requestCreateSubshell({{}}).done).content.subshell_id; }}''')
+        other = Notebook(self.page)
+        other.kernel = 'window.beside'
+        return other
 
     def python(self, expression):
         "The value of a Python expression in the kernel."
         code = json.dumps(f'__import__("json").dumps({expression})')
         said = self.page.evaluate(f'''async () => {{
-            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const kernel = {self.kernel};
             const reply = await kernel.requestExecute({{code: '', silent: true, user_expressions: {{value: {code}}}}}).done;
             return reply.content.user_expressions.value; }}''')
         assert said['status'] == 'ok', said
@@ -163,8 +174,8 @@ def end_sessions(address):
     for session in sessions: urllib.request.urlopen(urllib.request.Request(f'{address}/api/sessions/{session["id"]}', method='DELETE'), timeout=20)
 
 
-def run_notebook(page, lab, cells):
-    "Cells as a new notebook, alone in a workspace of its own, run from top to bottom in JupyterLab."
+def run_notebook(page, lab, cells, wait=True):
+    "Cells as a new notebook, alone in a workspace of its own, run from top to bottom in JupyterLab; to its end, or only begun."
     address, root = lab
     end_sessions(address)
     name = f'widgets{len(list(root.iterdir()))}'
@@ -177,5 +188,5 @@ def run_notebook(page, lab, cells):
     page.wait_for_function('''() => { const c = window.jupyterapp.shell.currentWidget?.sessionContext;
         return c?.isReady && c.session?.kernel?.status === 'idle'; }''', timeout=60_000)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    page.locator('.jp-OutputArea-output', has_text='all done').wait_for(state='attached', timeout=60_000)       # perhaps off the screen
+    if wait: page.locator('.jp-OutputArea-output', has_text='all done').wait_for(state='attached', timeout=60_000)       # perhaps off the screen
     return Notebook(page)

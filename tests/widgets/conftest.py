@@ -45,4 +45,4 @@ def lab(browser, tmp_path_factory):
 @pytest.fixture
 def notebook(lab, page):
     "A function: cells → the notebook, run from top to bottom in JupyterLab."
-    return lambda *cells: run_notebook(page, lab, cells)
+    return lambda *cells, **more: run_notebook(page, lab, cells, **more)

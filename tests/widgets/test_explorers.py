@@ -152,6 +152,23 @@ def test_odd_priors_of_assigners_without_a_threshold():
     assert forced.tolist() == [False] * 3 and ambiguous.tolist() == [False, True, False]
 
 
+def test_another_picture_is_picked_and_thresholds_stay():
+    scenes = [make_scene(seed) for seed in (5, 8)]
+    half = [(12, 16), (6, 8), (3, 4)]
+    small, parts = GENERATOR.grid_priors(half), [h * w * 3 for h, w in half]
+    other = dict(priors=torch.cat(small), gt_bboxes=torch.zeros(0, 4), img=scenes[1].img[:96, :128], num_level_priors=parts, name='empty')
+    w = AssignmentInspector(MaxIoUAssigner(.5, .4, min_pos_iou=.4), PRIORS, GTS, SCENE.img, PARTS, others=[other])
+    assert w.controls[0]['words'] == ['0', 'empty'] and 'image' not in inspector().params
+    w.selected_prior, w.selected_gt, before = 7, 2, w.array('state').copy()
+    w.change(neg_iou_thr=.3); w.change(image=1)
+    assert len(w.array('boxes')) == sum(parts) == len(w.traces[0].gt_inds) and w.size == [96, 128] and w.picture.shape == (96, 128, 3)
+    assert (w.selected_prior, w.selected_gt, len(w.objects), w.params['neg_iou_thr'], w.message) == (-1, -1, 0, .3, '')
+    assert not w.array('state').any() and not any(p['title'] == 'Careful' for p in w.panels)
+    w.to_png(), w.bake()
+    w.change(image=0, neg_iou_thr=.4)
+    assert (w.array('state') == before).all() and w.size == list(SCENE.img.shape[:2])
+
+
 def test_handles_skip_what_is_off():
     names = [c['name'] for c in handles(MaxIoUAssigner(.5, .4))]
     assert 'gpu_assign_thr' not in names and 'ignore_iof_thr' not in names and 'neg_iou_thr' in names

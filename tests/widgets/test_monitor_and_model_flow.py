@@ -1,17 +1,23 @@
 "The monitor of a training, which must not change it, and the shapes of a model, which must not change it either."
+import os
+import signal
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
 
 from learndet.engine.hooks import Hook
 from learndet.engine.optimizers import OptimWrapper
-from learndet.engine.runner import IterBasedTrainLoop, Runner
+from learndet.engine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from learndet.data.preprocessor import DetDataPreprocessor
 from learndet.models.backbones.resnet import ResNet
 from learndet.structures.instance_data import DetDataSample, InstanceData
 from learndet.task_modules.assigners.assign_result import AssignResult
+from learndet.visualization.assignment_inspector import hear_assigners, overhear
 from learndet.visualization.model_flow import explore_model, trace_model
-from learndet.visualization.training_monitor import LateReader, TrainingMonitor, count_codes, thinned, watch_assigners
+from learndet.visualization.training_monitor import LateReader, TrainingMonitor, count_codes, thinned
 from learndet.zoo.faster_rcnn import faster_rcnn
 from learndet.zoo.retinanet import retinanet
 
@@ -90,6 +96,72 @@ def test_an_interrupted_run_starts_again_with_the_same_monitor(tmp_path):
     assert len(runner.optim_wrapper.optimizer._optimizer_step_pre_hooks) == 0 and monitor.history['loss'][-1][0] == 8
 
 
+@pytest.mark.parametrize('loop', [lambda: IterBasedTrainLoop(20), lambda: EpochBasedTrainLoop(5)], ids=['iterations', 'epochs'])
+def test_stopped_and_gone_on_it_is_the_same_training(tmp_path, loop):
+    "Stop is pressed in mid-epoch; then train() again, or a new process with resume=True."
+    def run(folder, hooks, **more):
+        torch.manual_seed(0)
+        net, loader = Net(), torch.utils.data.DataLoader(torch.randn(8, 4), batch_size=2, shuffle=True)
+        return Runner(net, tmp_path / folder, loader, train_cfg=loop(), optim_wrapper=OptimWrapper(torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)),
+                      default_hooks=dict.fromkeys(('visualization', 'progress', 'logger')), custom_hooks=hooks, seed=0, log_level='ERROR', **more)
+    whole = run('whole', [])
+    whole.train()
+    monitor = TrainingMonitor(hz=float('inf'), share=float('inf'))
+    class Press(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 6: monitor.view.params = dict(monitor.view.params, stop=1 + (monitor.view.params.get('stop') or 0))
+    runner = run('stopped', [Press(), monitor])
+    assert runner.train() is runner.model                               # no error
+    assert runner.iter == 7 and monitor.place.startswith('stopped after iteration 7 of 20') and monitor.view.controls == [] and not runner.in_training
+    assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
+    torch.rand(9)
+    again = run('again', [], resume=str(tmp_path / 'stopped/interrupted.pth'))
+    for r in (runner, again):
+        r.train()
+        assert r.iter == 20 and r.buffer.values('loss') == whole.buffer.values('loss')
+        assert all(torch.equal(v, r.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+    assert [s for s, _ in monitor.history['loss']] == list(range(20)) and monitor.place.startswith('iteration 20 of 20')
+
+
+class Errors(Hook):
+    def __init__(self, at, what): self.at, self.what = at, what
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.at: self.what()
+
+
+@pytest.mark.parametrize('interrupted', [False, True])
+def test_paused_it_stands_still_until_somebody_says_go(tmp_path, interrupted):
+    "Pressing while it trains in a thread; and the notebook's own stop button while it is paused."
+    monitor, seen = TrainingMonitor(hz=float('inf'), share=float('inf')), []
+    def say():
+        while not monitor.place.startswith('paused'): time.sleep(.005)
+        for _ in range(3): seen.append(monitor.history['loss'][-1][0]); time.sleep(.05)
+        seen.append([c['label'] for c in monitor.view.controls])
+        if interrupted: os.kill(os.getpid(), signal.SIGINT)
+        else: monitor.view.params = dict(pause=2)
+    friend = threading.Thread(target=say)
+    hooks = [Errors(3, lambda: (setattr(monitor.view, 'params', dict(pause=1)), friend.start())), monitor]
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt): trained(tmp_path, hooks)
+    else: assert trained(tmp_path, hooks)[1].iter == 12
+    friend.join()
+    assert seen == [3, 3, 3, ['Resume', 'Stop']] and not monitor.paused and not monitor.view.paused and monitor.view.controls == []
+    assert (tmp_path / 'interrupted.pth').exists() == interrupted and monitor.history['loss'][-1][0] == (3 if interrupted else 11)
+
+
+def test_two_quick_presses_of_pause_are_none():
+    monitor = TrainingMonitor()
+    for presses, paused in ((1, True), (2, False), (4, False), (5, True)):      # the page may send two presses as one message
+        monitor.view.params = dict(pause=presses)
+        assert monitor.paused == monitor.view.paused == paused
+
+
+def test_after_an_error_nobody_listens_any_more(tmp_path):
+    monitor = TrainingMonitor(hz=float('inf'), share=float('inf'))
+    with pytest.raises(ZeroDivisionError): trained(tmp_path, [Errors(3, lambda: 1 / 0), monitor])
+    assert monitor.undo is None and monitor.handle is None and monitor.view.controls == [] and len(monitor.history['loss']) >= 2
+
+
 class Head(nn.Module):
     class Assigner:
         def assign(self, priors, gt_bboxes, gt_labels=None, gt_valid=None):
@@ -107,16 +179,27 @@ class Head(nn.Module):
 
 def test_assigners_are_overheard_only_when_wanted():
     head, told, wanted = Head(), [], [True]
-    undo = watch_assigners(nn.Sequential(head), lambda: wanted[0], lambda *seen: told.append(seen))
+    undo = hear_assigners(nn.Sequential(head), lambda *heard: told.append(heard), lambda: wanted[0])
     gts, valid = torch.zeros(2, 3, 4), torch.tensor([[True, True, False], [True, False, False]])
     head(gts, valid)
     wanted[0] = False
     head(gts, valid)
     undo()
     head(gts, valid)
-    (stage, positives, orphans, objects), = told
-    assert (stage, positives.tolist(), int(orphans), int(objects)) == (0, [2, 0], 2, 3)
+    (stage, assigner, given, result), = told
+    positives, orphans, objects = count_codes(result.gt_inds, given['num_level_priors'], given['gt_bboxes'], given['gt_valid'])
+    assert (stage, assigner, positives.tolist(), int(orphans), int(objects)) == (0, head.assigner, [2, 0], 2, 3)
     assert 'get_priors' not in vars(head) and 'assign' not in vars(head.assigner)
+
+
+def test_listeners_come_and_go_in_any_order():
+    head, heard = Head(), []
+    listeners = {who: (lambda args, kwargs, answer, who=who: heard.append(who)) for who in 'abc'}
+    leave = {who: overhear(head, 'get_priors', listener) for who, listener in listeners.items()}
+    for who in 'bacb':
+        leave[who]()                                                    # twice does no harm
+        head.get_priors()
+    assert ''.join(heard) == 'acc' and 'get_priors' not in vars(head)
 
 
 def test_codes_are_counted_as_by_hand():
@@ -145,7 +228,7 @@ def test_both_stages_of_a_detector_are_seen(tmp_path):
     monitor.after_train_iter(runner, 0, None, outputs)
     monitor.after_train(runner)
     assert sum(v[-1][1] for k, v in monitor.history.items() if k.startswith('positives of level')) > 0
-    assert {f'positives of level {n}' for n in range(5)} | {'positives of stage 1', 'objects without a positive', 'gradient norm', 'loss'} <= set(monitor.history)
+    assert {f'positives of level {n}' for n in range(5)} | {'positives of stage 1', 'objects without a positive', 'positives per object', 'gradient norm', 'loss'} <= set(monitor.history)
 
 
 def test_late_reader_and_thin_curves():
@@ -190,7 +273,9 @@ def test_rows_and_maps_are_looked_into():
     w = explore_model(Chain(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 4, 1))), torch.randn(1, 3, 32, 48))
     w.selected_prior = 1
     assert w.panels[0]['src'].startswith('data:image/png;base64,') and 'stride 2' in w.panels[0]['text']
+    assert w.selected_module == 'first'
     w.clicked = [w.panels[-1]['title'], 2, 0, 1]
+    assert w.selected_module == 'second.0'
     assert w.panels[0]['title'] == 'second.0' and w.panels[-1]['mark'] == 2 and '% zeros' in w.panels[0]['text']
     w.change(depth=1)
     assert len(w.panels[-1]['rows']) == 2

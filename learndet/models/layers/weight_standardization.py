@@ -9,13 +9,14 @@ __all__ = ['standardize_weight', 'ConvWS2d']
 import torch
 from torch import Tensor, nn
 
-# %% ../../../nbs/04_models/00_layers/02_weight_standardization.ipynb #3d98652a
+# %% ../../../nbs/04_models/00_layers/02_weight_standardization.ipynb #abdd0c51
 def standardize_weight(
     weight: Tensor,        # (C_out, C_in / groups, k, k)
     eps: float = 1e-5,     # added to the spread, not to its square
 ) -> Tensor:               # the same shape; every filter has mean 0 and spread 1
     "Filters with their mean and their size taken away (arXiv:1903.10520, eq. 7)."
-    std, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)            # (C_out, 1, 1, 1)
+    rows, shape = weight.flatten(1), (-1, 1, 1, 1)
+    mean, std = rows.mean(1).view(shape), rows.std(1).view(shape)              # (C_out, 1, 1, 1)
     return (weight - mean) / (std + eps)
 
 class ConvWS2d(nn.Conv2d):

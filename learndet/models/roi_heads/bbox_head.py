@@ -6,13 +6,14 @@
 __all__ = ['LINEAR_LAYERS', 'PREDICTOR_INIT', 'pick_deltas', 'build_linear_layer', 'BBoxHead', 'ConvFCBBoxHead',
            'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead']
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #e9f3c190
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #375062d2
 import torch
 from torch import Tensor, nn
 
 from ...core.patch import patch
 from ...core.processes import reduce_mean
 from ..layers.conv_module import ConvModule, layer_type
+from ..layers.cosine_layers import NormedLinear
 from ..layers.init import BaseModule
 from ...task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
 from ...task_modules.losses.cross_entropy import CrossEntropyLoss
@@ -29,8 +30,8 @@ def pick_deltas(
     index = labels.clamp(max=groups.shape[1] - 1)
     return groups.gather(1, index[:, None, None].expand(-1, 1, 4))[:, 0]
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #1b52d288
-LINEAR_LAYERS = {'Linear': nn.Linear}
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #3a06c4eb
+LINEAR_LAYERS = {'Linear': nn.Linear, 'NormedLinear': NormedLinear}
 
 def build_linear_layer(
     cfg: dict | None,                        # dict(type='Linear', ...); None is Linear
@@ -79,7 +80,9 @@ class BBoxHead(BaseModule):
     ):
         "The last layer of each question."
         deltas = 4 if self.reg_class_agnostic else 4 * self.num_classes
-        self.fc_cls = build_linear_layer(self.predictor_cfgs[0], cls_features, self.num_classes + 1)
+        custom = getattr(self.loss_cls, 'custom_cls_channels', False)
+        classes = self.loss_cls.get_cls_channels(self.num_classes) if custom else self.num_classes + 1
+        self.fc_cls = build_linear_layer(self.predictor_cfgs[0], cls_features, classes)
         self.fc_reg = build_linear_layer(self.predictor_cfgs[1], reg_features, deltas)
 
     def flat(
@@ -179,7 +182,7 @@ class Shared4Conv1FCBBoxHead(ConvFCBBoxHead):
     def __init__(self, fc_out_channels: int = 1024, num_classes: int = 80, **kwargs):
         super().__init__(num_shared_convs=4, num_shared_fcs=1, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs)
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #6098f321
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #e75ba756
 @patch
 def get_targets(
     self: BBoxHead,
@@ -199,7 +202,7 @@ def loss(
     valid: Tensor,           # (n,) bool, False for padding
     targets: Tensor,         # (n, 4) from `get_targets`
     pos_weight: float = -1,  # of a positive in loss_cls; 1 when not positive
-) -> dict[str, Tensor]:      # loss_cls, loss_bbox, acc
+) -> dict[str, Tensor]:      # loss_cls, loss_bbox, acc; or the names of the loss instead of the first and last
     "Classification and box loss of sampled regions (Fast R-CNN, eq. 1)."
     positive = valid & (labels < self.num_classes)
     count = reduce_mean(valid.sum().float()).clamp(min=1)
@@ -207,12 +210,14 @@ def loss(
     if self.reg_decoded_bbox: deltas = self.bbox_coder.decode(rois, deltas)
     label_weights = torch.where(positive, pos_weight if pos_weight > 0 else 1., valid.float())
     weights = positive[:, None].float().expand(-1, 4)
+    loss_cls = self.loss_cls(cls_score, labels, label_weights, avg_factor=count)
+    custom = getattr(self.loss_cls, 'custom_accuracy', False)
     return dict(
-        loss_cls=self.loss_cls(cls_score, labels, label_weights, avg_factor=count),
+        **loss_cls if isinstance(loss_cls, dict) else dict(loss_cls=loss_cls),
         loss_bbox=self.loss_bbox(deltas, torch.where(positive[:, None], targets, 0.), weights, avg_factor=count),
-        acc=accuracy(cls_score, labels, valid=valid))
+        **self.loss_cls.get_accuracy(cls_score, labels, valid) if custom else dict(acc=accuracy(cls_score, labels, valid=valid)))
 
-# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #85891d9b
+# %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #690bba65
 @patch
 def decode(
     self: BBoxHead,
@@ -224,7 +229,9 @@ def decode(
     "A box and a score for every class of every region."
     groups = bbox_pred.float().reshape(len(rois), bbox_pred.shape[1] // 4, 4)
     bboxes = self.bbox_coder.decode(rois[:, None].expand_as(groups).reshape(-1, 4), groups.reshape(-1, 4), max_shape=img_shape)
-    return bboxes.reshape(groups.shape), cls_score.float().softmax(-1)[:, :-1]
+    custom = getattr(self.loss_cls, 'custom_activation', False)
+    scores = self.loss_cls.get_activation(cls_score.float()) if custom else cls_score.float().softmax(-1)
+    return bboxes.reshape(groups.shape), scores[:, :-1]
 
 # %% ../../../nbs/04_models/04_roi_heads/02_bbox_head.ipynb #806153ac
 @patch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'NEGATIVE', 'AssignResult', 'labels_of', 'take_rows', 'with_batch', 'first_image', 'at_least_one',
-           'real_objects', 'result_of', 'box_centers', 'depth_inside', 'points_inside', 'leave_out', 'AssignTrace',
-           'state_of', 'digits']
+           'real_objects', 'result_of', 'box_centers', 'depth_inside', 'points_inside', 'pieces', 'in_pieces',
+           'inside_any', 'leave_out', 'AssignTrace', 'state_of', 'digits']
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #ed5b9f57
 from dataclasses import dataclass
@@ -142,7 +142,44 @@ def points_inside(
     "Which point lies inside which box."
     return depth_inside(points[..., None, :, :], bboxes[..., None, :]) > 0
 
-# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #23b2b0fc
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #011f2fac
+def pieces(
+    length: int,            # how many columns (priors) or rows (objects) the table has
+    others: int,            # how many numbers each of them has: B · G in a column, B · P in a row
+    device: torch.device,   # where the table would be
+    least: int = 256,       # how many at least: neighbouring columns go through a processor together; 1 for rows
+) -> list[slice]:           # one after the other, at least one
+    "Places of a few columns or rows each of a table over all pairs."
+    in_cache = device.type == 'cpu' and not torch.compiler.is_compiling()
+    size = max((2 ** 17 if in_cache else 2 ** 25) // max(others, 1), least)
+    return [slice(start, min(start + size, length)) for start in range(0, max(length, 1), size)]
+
+def in_pieces(
+    rule: Callable,         # place of n columns or rows -> tensors (..., n, ...), what it says about them
+    places: list[slice],    # from `pieces`
+    dim: int = -1,          # the dimension of these n
+) -> tuple[Tensor, ...]:    # the same tensors about all
+    "What a rule says about everything, asked piece by piece."
+    if len(places) == 1: return tuple(rule(places[0]))
+    whole = None
+    for here in places:
+        said = rule(here)
+        if whole is None: whole = [t.new_empty(*t.movedim(dim, 0).shape[1:], places[-1].stop).movedim(-1, dim) for t in said]
+        for t, part in zip(whole, said): t.narrow(dim, here.start, here.stop - here.start).copy_(part)
+    return tuple(whole)
+
+# %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #97e1b513
+def inside_any(
+    centers: Tensor,                # (P, 2) or (B, P, 2) (x, y), pixels: the middle of each prior
+    regions: Tensor,                # (B, I, 4) xyxy, pixels
+    valid: Tensor = None,           # (B, I) bool: which regions are real
+) -> Tensor:                        # (B, P) bool
+    "Which priors have their middle in any region."
+    def some(here):
+        inside = points_inside(centers[..., here, :], regions)                                    # (B, I, p)
+        return (inside if valid is None else inside & valid[..., None]).any(dim=1),
+    return in_pieces(some, pieces(centers.shape[-2], regions.shape[0] * regions.shape[1], regions.device))[0]
+
 def leave_out(
     codes: Tensor,                          # (B, P) long: what a rule has said
     centers: Tensor,                        # (P, 2) or (B, P, 2) (x, y), pixels: the middle of each prior
@@ -153,9 +190,7 @@ def leave_out(
     "The last two rules of an assigner: nobody in an ignored region is negative, and who is not valid is ignored."
     region = codes
     if gt_bboxes_ignore is not None:
-        inside = points_inside(centers, gt_bboxes_ignore)                                         # (B, I, P)
-        if ignore_valid is not None: inside = inside & ignore_valid[..., None]
-        region = torch.where(inside.any(dim=1) & (codes == NEGATIVE), IGNORE, codes)
+        region = torch.where(inside_any(centers, gt_bboxes_ignore, ignore_valid) & (codes == NEGATIVE), IGNORE, codes)
     return dict(region=region, not_valid=region if prior_valid is None else torch.where(prior_valid, region, IGNORE))
 
 # %% ../../../nbs/03_task_modules/02_assigners/00_assign_result.ipynb #7b4610b6

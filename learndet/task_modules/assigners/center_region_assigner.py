@@ -6,7 +6,7 @@
 __all__ = ['scale_about_center', 'CenterRegionResult', 'CenterRegionAssigner', 'CenterRegionTrace', 'RegionAssigner',
            'RegionTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #c2227c6c
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #0e2bd9a8
 import math
 from dataclasses import dataclass
 from typing import Callable
@@ -18,8 +18,9 @@ from ...core.patch import patch
 from ...structures.boxes import bbox_area
 from ...structures.overlaps import BboxOverlaps2D
 from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, box_centers, depth_inside,
-                                                            digits, first_image, labels_of, leave_out, points_inside,
-                                                            real_objects, result_of, state_of, with_batch)
+                                                            digits, first_image, in_pieces, inside_any, labels_of, leave_out,
+                                                            pieces, points_inside, real_objects, result_of, state_of,
+                                                            with_batch)
 
 # %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #f69f232f
 def scale_about_center(
@@ -30,7 +31,7 @@ def scale_about_center(
     half, middle = (bboxes[..., 2:4] - bboxes[..., :2]) / 2 * scale, (bboxes[..., 2:4] + bboxes[..., :2]) / 2
     return torch.cat([middle - half, middle + half], dim=-1)
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #71a7ce55
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #2b21a2f7
 @dataclass
 class CenterRegionResult(AssignResult):
     "An answer that also says whose shadow each prior lies in."
@@ -41,10 +42,12 @@ class CenterRegionResult(AssignResult):
         num_classes: int,           # K
     ) -> Tensor:                    # (B, P, K) float: 0 for the classes of shadows, and for ignored priors
         "How much each class of each prior counts in a loss that treats classes one by one."
-        index = self.gt_labels[..., None, :].clamp(min=0).expand(self.shadowed.shape)                        # (B, P, G)
-        hidden = self.shadowed.new_zeros(*self.gt_inds.shape, num_classes, dtype=torch.float32)
-        hidden = hidden.scatter_reduce(-1, index, self.shadowed.float(), 'amax')
-        return (1 - hidden) * (self.gt_inds != IGNORE)[..., None]
+        names, counts = self.gt_labels[..., None, :].clamp(min=0), (self.gt_inds != IGNORE)[..., None]       # (B, 1, G), (B, P, 1)
+        def weigh(here):
+            shadowed = self.shadowed[..., here, :].float()                                                   # (B, p, G)
+            hidden = shadowed.new_zeros(*shadowed.shape[:-1], num_classes)
+            return (1 - hidden.scatter_reduce(-1, names.expand(shadowed.shape), shadowed, 'amax')) * counts[..., here, :],
+        return in_pieces(weigh, pieces(counts.shape[-2], self.gt_labels.numel(), names.device), dim=-2)[0]
 
 class CenterRegionAssigner:
     "Positive in the core of an object, no loss for its class in the shadow around it (FSAF, sec. 3.1)."
@@ -62,7 +65,7 @@ class CenterRegionAssigner:
         self.ignore_gt_scale, self.foreground_dominate = ignore_gt_scale, foreground_dominate
         self.iou_calculator = iou_calculator or BboxOverlaps2D()
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #acc8db79
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #55fa76ef
 @patch
 def regions(self: CenterRegionAssigner,
     priors: Tensor,             # (P, 4) or (B, P, 4) xyxy, pixels
@@ -77,37 +80,53 @@ def regions(self: CenterRegionAssigner,
     return core, (in_both > self.min_pos_iof) & real[..., None] & ~core, in_core, in_both
 
 @patch
-def match(self: CenterRegionAssigner,
-    core: Tensor,                           # (B, G, P) bool
-    shadow: Tensor,                         # (B, G, P) bool
-    gt_bboxes: Tensor,                      # (B, G, 4) xyxy, pixels
+def rules(self: CenterRegionAssigner,
+    core: Tensor,                           # (B, G, p) bool
+    shadow: Tensor,                         # (B, G, p) bool
+    order: Tensor,                          # (B, G) long: objects, the largest first
     gt_labels: Tensor,                      # (B, G) long
-    in_region: Tensor,                      # (B, P) bool: in an ignored region
-) -> tuple[dict[str, Tensor], Tensor]:      # rule -> (B, P) codes after it; (B, G, P) bool: no loss for the object's class
+    in_region: Tensor,                      # (B, p) bool: in an ignored region
+) -> tuple[dict[str, Tensor], Tensor]:      # rule -> (B, p) codes after it; (B, G, p) bool: no loss for the object's class
     "The smallest core, ignored regions, then shadows of the same class."
-    order = bbox_area(gt_bboxes).sort(dim=-1, descending=True, stable=True).indices                          # (B, G)
     rank = order.argsort(dim=-1)[..., None] + 1                                                              # (B, G, 1)
-    best = torch.where(core, rank, 0).amax(dim=1)                                                            # (B, P)
+    best = torch.where(core, rank, 0).amax(dim=1)                                                            # (B, p)
     mine = torch.where(best > 0, order.gather(1, (best - 1).clamp(min=0)) + 1, NEGATIVE)
     shadowed = shadow | core & (rank != best[:, None])
     region = torch.where(in_region, IGNORE, mine)
-    same = shadowed & (labels_of(region, gt_labels)[:, None] == gt_labels[..., None])                        # (B, G, P)
+    same = shadowed & (labels_of(region, gt_labels)[:, None] == gt_labels[..., None])                        # (B, G, p)
     if self.foreground_dominate: after, shadowed = region, shadowed & ~(same & (region > 0)[:, None])
     else: after = torch.where((same & (region > 0)[:, None]).any(dim=1), NEGATIVE, region)
     return dict(start=torch.full_like(mine, NEGATIVE), core=mine, region=region, shadow=after), shadowed
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #090d414b
+@patch
+def match(self: CenterRegionAssigner,
+    priors: Tensor,                         # (P, 4) or (B, P, 4) xyxy, pixels
+    gt_bboxes: Tensor,                      # (B, G, 4) xyxy, pixels; G >= 1
+    real: Tensor,                           # (B, G) bool
+    gt_labels: Tensor,                      # (B, G) long
+    in_region: Tensor,                      # (B, P) bool: in an ignored region
+    keep: int = 0,                          # how many of the tables to keep: 0, or 3 for a trace
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:    # rules; (B, G, P) bool: no loss; (B, G, P) core, share in it, in both
+    "The rules about all priors, a few at a time."
+    order = bbox_area(gt_bboxes).sort(dim=-1, descending=True, stable=True).indices                          # (B, G)
+    def about_some(here):
+        core, shadow, *shares = self.regions(priors[..., here, :], gt_bboxes, real)
+        steps, shadowed = self.rules(core, shadow, order, gt_labels, in_region[:, here])
+        return *steps.values(), shadowed, *(core, *shares)[:keep]
+    *codes, shadowed = (said := in_pieces(about_some, pieces(priors.shape[-2], real.numel(), real.device)))[:5]
+    return dict(zip(('start', 'core', 'region', 'shadow'), codes)), shadowed, list(said[5:])
+
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #ee488662
 @patch
 def in_ignored(self: CenterRegionAssigner,
     priors: Tensor,                         # (P, 4) or (B, P, 4) xyxy, pixels
-    like: Tensor,                           # (B, G, P)
+    B: int,                                 # images
     gt_bboxes_ignore: Tensor = None,        # (B, I, 4) xyxy, pixels
     ignore_valid: Tensor = None,            # (B, I) bool
 ) -> Tensor:                                # (B, P) bool
     "Which priors have their middle in an ignored region, of `ignore_gt_scale` of its size."
-    if gt_bboxes_ignore is None: return torch.zeros_like(like[:, 0], dtype=torch.bool)
-    inside = points_inside(box_centers(priors), scale_about_center(gt_bboxes_ignore, self.ignore_gt_scale))
-    return (inside if ignore_valid is None else inside & ignore_valid[..., None]).any(dim=1)
+    if gt_bboxes_ignore is None: return torch.zeros(B, priors.shape[-2], dtype=torch.bool, device=priors.device)
+    return inside_any(box_centers(priors), scale_about_center(gt_bboxes_ignore, self.ignore_gt_scale), ignore_valid)
 
 @patch
 def assign(self: CenterRegionAssigner,
@@ -125,14 +144,14 @@ def assign(self: CenterRegionAssigner,
     (B, G), priors = gt_bboxes.shape[:2], priors.detach()
     boxes, real = real_objects(gt_bboxes, gt_valid)
     classes = real.long() * 0 if gt_labels is None or G == 0 else gt_labels
-    core, shadow, *_ = self.regions(priors, boxes, real)
-    steps, shadowed = self.match(core, shadow, boxes, classes, self.in_ignored(priors, core, gt_bboxes_ignore, ignore_valid))
+    steps, shadowed, _ = self.match(priors, boxes, real, classes, self.in_ignored(priors, B, gt_bboxes_ignore, ignore_valid))
     codes, shadowed = steps['shadow'], shadowed.mT[..., :G]
-    if prior_valid is not None: codes, shadowed = torch.where(prior_valid, codes, IGNORE), shadowed & prior_valid[..., None]
+    if prior_valid is not None:
+        codes, shadowed = torch.where(prior_valid, codes, IGNORE), shadowed.logical_and_(prior_valid[..., None])     # in place
     result = result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
     return CenterRegionResult(**vars(result), shadowed=shadowed, gt_labels=classes[:, :G])
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #26964077
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #952d4fdb
 @dataclass
 class CenterRegionTrace(AssignTrace):
     "How one image's priors came to their codes: start, core, region, shadow, not_valid."
@@ -192,12 +211,11 @@ def trace(self: CenterRegionAssigner,
     *,
     gt_labels: Tensor = None,           # (G,) long; all of one class when None
 ) -> CenterRegionTrace:
-    "`assign` for one image, with every step on the way."
+    "`assign` for one image, with every step on the way, and here with whole (G, P) tables of shares."
     (boxes, real), G = real_objects(gt_bboxes[None]), len(gt_bboxes)
-    core, shadow, *iofs = self.regions(priors, boxes, real)
     classes = real.long() * 0 if gt_labels is None or G == 0 else gt_labels[None]
-    regions = None if gt_bboxes_ignore is None else gt_bboxes_ignore[None]
-    steps, shadowed = self.match(core, shadow, boxes, classes, self.in_ignored(priors, core, regions))
+    in_region = self.in_ignored(priors, 1, with_batch(gt_bboxes_ignore))
+    steps, shadowed, (core, *iofs) = self.match(priors, boxes, real, classes, in_region, keep=3)
     steps['not_valid'] = steps['shadow'] if prior_valid is None else torch.where(prior_valid, steps['shadow'], IGNORE)
     steps = {rule: codes[0] for rule, codes in steps.items()}
     return CenterRegionTrace(self, priors, gt_bboxes, steps, *(t[0, :G] for t in (core, shadowed, *iofs)))
@@ -247,7 +265,25 @@ def inside(self: RegionAssigner,
     x, y, (x1, y1, x2, y2) = (f[..., 0] + f[..., 2]) * .5, (f[..., 1] + f[..., 3]) * .5, region[..., None, :].unbind(-1)
     return (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #4a115b5e
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #836decb6
+@patch
+def level(self: RegionAssigner,
+    anchors: Tensor,            # (n, 4) or (B, n, 4) xyxy, pixels, of one level
+    gt_bboxes: Tensor,          # (B, G, 4) xyxy, pixels
+    away: Tensor,               # (B, G) long: levels between this one and the object's; 9 of an object that does not count
+    featmap_size: tuple[int, int],      # (H, W), cells
+    stride: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:     # (B, n) long last word, (B, n) bool ignored beside; (B, G, n) bool center, inner
+    "What all objects have to say about the anchors of one level."
+    center, inner = (self.inside(anchors, self.cells(gt_bboxes, ratio, stride, featmap_size), stride)
+                     for ratio in (self.center_ratio, self.ignore_ratio))                                    # (B, G, n) each
+    low, high = (f(anchors[..., None, :, at], gt_bboxes[..., None, at]) for f, at in                         # what they share
+                 ((torch.maximum, slice(0, 2)), (torch.minimum, slice(2, 4))))
+    center = center & (low < high).all(dim=-1)
+    number = torch.arange(1, away.shape[1] + 1, device=away.device)[:, None]                                 # (G, 1)
+    words = torch.where(center, 2 * number + 1, torch.where(inner, 2 * number, 0)) * (away == 0)[..., None]
+    return words.amax(dim=1), (inner & (away == 1)[..., None]).any(dim=1), center, inner
+
 @patch
 def match(self: RegionAssigner,
     priors: Tensor,                             # (P, 4) or (B, P, 4) xyxy, pixels
@@ -257,24 +293,19 @@ def match(self: RegionAssigner,
     num_level_anchors: list[int],               # L numbers that add up to P
     anchor_scale: float,                        # side of an anchor, in strides
     anchor_strides: list[float],                # L, pixels
-) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:  # rules; (B, G) level; (B, G, P) bool in the center, in the inner part
-    "On its level, then beside it, level by level."
-    wanted = self.target_levels(gt_bboxes, anchor_scale * anchor_strides[0], len(featmap_sizes))             # (B, G)
-    number, found = torch.arange(1, real.shape[1] + 1, device=real.device)[:, None], []                      # (G, 1)
+    keep: int = 0,                              # how many of the tables to keep: 0, or 2 for a trace
+) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:    # rules; (B, G) level; (B, G, P) bool in the center, in the inner part
+    "On its level, then beside it, level by level, a few anchors at a time."
+    wanted, found = self.target_levels(gt_bboxes, anchor_scale * anchor_strides[0], len(featmap_sizes)), []  # (B, G)
     layout = zip(priors.split(num_level_anchors, dim=-2), featmap_sizes, anchor_strides)
-    for l, (anchors, size, stride) in enumerate(layout):
-        center, inner = (self.inside(anchors, self.cells(gt_bboxes, ratio, stride, size), stride)
-                         for ratio in (self.center_ratio, self.ignore_ratio))                                # (B, G, n) each
-        own, beside = (wanted == l) & real, ((wanted - l).abs() == 1) & real                                 # (B, G)
-        low, high = (f(anchors[..., None, :, at], gt_bboxes[..., None, at]) for f, at in                     # what they share
-                     ((torch.maximum, slice(0, 2)), (torch.minimum, slice(2, 4))))
-        center = center & (low < high).all(dim=-1)
-        words = torch.where(center, 2 * number + 1, torch.where(inner, 2 * number, 0)) * own[..., None]
-        found.append((words.amax(dim=1), (inner & beside[..., None]).any(dim=1), center, inner))
-    word, beside, center, inner = (torch.cat(parts, dim=-1) for parts in zip(*found))
+    for l, (anchors, *cells) in enumerate(layout):
+        away = torch.where(real, (wanted - l).abs(), 9)
+        about_some = lambda here: self.level(anchors[..., here, :], gt_bboxes, away, *cells)[:2 + keep]
+        found.append(in_pieces(about_some, pieces(anchors.shape[-2], real.numel(), real.device)))
+    word, beside, *tables = (torch.cat(parts, dim=-1) for parts in zip(*found))
     start = torch.full_like(word, NEGATIVE)
     own = torch.where(word == 0, start, torch.where(word % 2 == 1, word // 2, IGNORE))
-    return dict(start=start, own_level=own, beside=torch.where(beside, IGNORE, own)), wanted, center, inner
+    return dict(start=start, own_level=own, beside=torch.where(beside, IGNORE, own)), wanted, tables
 
 # %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #4eb0f79f
 @patch
@@ -304,7 +335,7 @@ def assign(self: RegionAssigner,
     codes = leave_out(codes, box_centers(priors), gt_bboxes_ignore, ignore_valid, prior_valid)['not_valid']
     return result_of(codes, priors.new_zeros(codes.shape), gt_bboxes, gt_labels, gt_valid)
 
-# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #9f08b51e
+# %% ../../../nbs/03_task_modules/02_assigners/04_center_region.ipynb #bceb6551
 @dataclass
 class RegionTrace(AssignTrace):
     "How one image's priors came to their codes: start, own_level, beside, region, not_valid."
@@ -369,11 +400,11 @@ def trace(self: RegionAssigner,
     prior_valid: Tensor = None,         # (P,) bool
     **layout,                           # featmap_sizes, num_level_anchors, anchor_scale, anchor_strides, as in `assign`
 ) -> RegionTrace:
-    "`assign` for one image, with every step on the way."
+    "`assign` for one image, with every step on the way, and here with whole (G, P) masks."
     ok, regions = map(with_batch, (prior_valid, gt_bboxes_ignore))
-    steps, *numbers = self.match(priors, *real_objects(gt_bboxes[None]), **layout)
+    steps, wanted, tables = self.match(priors, *real_objects(gt_bboxes[None]), **layout, keep=2)
     steps |= leave_out(steps['beside'], box_centers(priors), regions, prior_valid=ok)
-    wanted, center, inner = (t[0, :len(gt_bboxes)] for t in numbers)
+    wanted, center, inner = (t[0, :len(gt_bboxes)] for t in (wanted, *tables))
     sizes = layout['num_level_anchors']
     levels = torch.cat([torch.full((n,), l, device=priors.device) for l, n in enumerate(sizes)])
     steps = {rule: codes[0] for rule, codes in steps.items()}

@@ -6,7 +6,7 @@
 __all__ = ['MaxIoUAssigner', 'Overlaps', 'largest_number', 'best_overlaps', 'last_claim', 'last_first_claim', 'spread_twins',
            'MaxIoUTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #11d87bc2
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #288900f5
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core.patch import patch
 from ...structures.overlaps import BboxOverlaps2D, bbox_overlaps
 from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, digits, first_image,
-                                                            result_of, state_of)
+                                                            pieces, result_of, state_of)
 
 # %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #f8a2cec8
 class MaxIoUAssigner:
@@ -47,7 +47,7 @@ class MaxIoUAssigner:
         return (f'MaxIoUAssigner(pos_iou_thr={self.pos_iou_thr}, neg_iou_thr={self.neg_iou_thr}, '
                 f'min_pos_iou={self.min_pos_iou}, match_low_quality={self.match_low_quality})')
 
-# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #8099247d
+# %% ../../../nbs/03_task_modules/02_assigners/01_max_iou_assigner.ipynb #399722a3
 class Overlaps:
     "The (B, G, P) matrix of overlaps, in pieces along P: kept if it is small, made anew on each pass if it is not."
     def __init__(self,
@@ -57,10 +57,8 @@ class Overlaps:
     ):
         self.shape = B, G, P = *gt_bboxes.shape[:2], priors.shape[-2]
         gt_bboxes, priors = (b[..., :4].mT.contiguous().mT for b in (gt_bboxes, priors))    # coordinate by coordinate
-        in_cache = priors.device.type == 'cpu' and not torch.compiler.is_compiling()
-        size = max((2 ** 17 if in_cache else 2 ** 25) // (B * G), 256)                       # priors in a piece
-        self.measure, self.parts = partial(measure, gt_bboxes), priors.split(size, dim=-2)
-        self.places = [slice(start, min(start + size, P)) for start in range(0, P, size)]
+        self.measure, self.places = partial(measure, gt_bboxes), pieces(P, B * G, priors.device)
+        self.parts = [priors[..., here, :] for here in self.places]
         self.kept = [self.measure(part) for part in self.parts] if B * G * P <= 2 ** 25 else None
 
     def __iter__(self):

@@ -31,12 +31,12 @@ def second_lots(
     "New lots from the later digits of the old ones, which do not depend on the earlier digits."
     return lots * 4096 % 1
 
-# %% ../../../nbs/03_task_modules/03_samplers/01_balanced_sampling.ipynb #7fa1458b
+# %% ../../../nbs/03_task_modules/03_samplers/01_balanced_sampling.ipynb #52aae659
 class InstanceBalancedPosSampler(RandomSampler):
     "Positives, the same number from every object (Libra R-CNN, sec. 3.1)."
     def _sample_pos(self, assign_result, candidates, num, lots, **kwargs):
         groups = assign_result.gt_inds.clamp(min=0)
-        places = place_in_group(groups, lots)                                                    # (B, P)
+        places = place_in_group(groups, torch.where(candidates, lots, 0.))                       # (B, P)
         objects = (candidates & (places == 0)).sum(-1, keepdim=True)                             # (B, 1): with a positive
         each = (num / objects.clamp(min=1)).round() + 1
         return pick(second_lots(lots) + (places < each), candidates, num, most=num)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OHEMSampler', 'suppression_groups', 'hierarchical_rank', 'HLRSamplingResult', 'ScoreHLRSampler']
 
-# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #54700afb
+# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #86cdee78
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...structures.nms import batch_nms
 from ...structures.overlaps import bbox_overlaps
-from ..assigners.assign_result import NEGATIVE, AssignResult
+from ..assigners.assign_result import NEGATIVE, AssignResult, in_pieces, pieces
 from .balanced_sampling import place_in_group
 from .sampling import BaseSampler, RandomSampler, SamplingResult, pick
 
@@ -45,7 +45,7 @@ class OHEMSampler(BaseSampler):
     def _sample_neg(self, assign_result, candidates, num, lots, losses, **kwargs):
         return self.hardest(losses, candidates, num, most=self.num)
 
-# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #56b85373
+# %% ../../../nbs/03_task_modules/03_samplers/02_hard_examples.ipynb #d543ac99
 def suppression_groups(
     bboxes: Tensor,         # (B, P, 4) xyxy, pixels
     scores: Tensor,         # (B, P)
@@ -57,10 +57,13 @@ def suppression_groups(
     own = torch.arange(P, 2 * P, device=scores.device).expand(B, -1)
     if P == 0: return own
     stays, found = batch_nms(bboxes, scores, torch.zeros_like(own), valid, iou_thr, max_num=P)   # (B, P) each
-    kept = bboxes.gather(1, stays[..., None].expand(-1, -1, 4))
-    over = (bbox_overlaps(kept, bboxes) > iou_thr) & found[..., None] & valid[:, None]           # (B, kept, P)
-    over = over | ((stays[..., None] == own[:, None] - P) & found[..., None])                    # each belongs to itself
-    return torch.where(over.any(dim=1), over.float().argmax(dim=1), own)                         # the first of them
+    kept, down = bboxes.gather(1, stays[..., None].expand(-1, -1, 4)), torch.arange(P, 0, -1., device=scores.device)[:, None]
+    def first(here):                                                                             # of those that stay
+        over = (bbox_overlaps(kept, bboxes[:, here]) > iou_thr) & valid[:, None, here]           # (B, kept, p)
+        over = (over | (stays[..., None] == own[:, None, here] - P)) & found[..., None]          # each belongs to itself
+        most = (over * down).amax(dim=1)                                                         # numbers count down: the first has P
+        return torch.where(most > 0, P - most.long(), own[:, here]),
+    return in_pieces(first, pieces(P, B * P, scores.device))[0]
 
 def hierarchical_rank(
     groups: Tensor,         # (B, P) long
