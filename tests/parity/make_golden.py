@@ -78,6 +78,7 @@ def facts(row, inputs):
     torch.manual_seed(0)
     losses = model(**model.data_preprocessor(batch(row, inputs), True), mode='loss')
     number = lambda v: [float(f'{float(x):.7g}') for x in v] if isinstance(v, (list, tuple)) else float(f'{float(v):.7g}')
+    row = dict(row, cpu=torch.backends.cpu.get_cpu_capability())
     return dict(row, keys_sha256=hashlib.sha256(keys.encode()).hexdigest(), loss={k: number(v) for k, v in losses.items()}, preds=[prediction(s) for s in found])
 
 

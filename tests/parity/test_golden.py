@@ -37,6 +37,10 @@ PX, SCORE, RELATIVE, ACC = 1e-3, 1e-4, 1e-4, 1e-4          # pixels, probability
 ON_OTHER_CPUS = {'gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py': (6e-3, ACC),
                  'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py': (PX, .05)}
 
+# In these, batch statistics or standardised weights make visible numbers out of the last bit: rows made on one kind of CPU hold there only.
+LAST_BITS = 'resnest/', 'gn+ws/', 'gcnet/cascade-mask-rcnn_x101-32x4d-syncbn-dconv'
+
+
 def tolerance(config):
     "Pixels and percent that a row may be off on this CPU."
     return (PX, ACC) if torch.backends.cpu.get_cpu_capability() == 'AVX512' else ON_OTHER_CPUS.get(config, (PX, ACC))
@@ -78,6 +82,8 @@ def faults_of_predictions(expected, found, px):
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row['config'])
 def test_golden_numbers(row, mmdet_configs, inputs):
+    here = torch.backends.cpu.get_cpu_capability()
+    if row.get('cpu', here) != here and row['config'].startswith(LAST_BITS): pytest.skip(f'this row was made with {row["cpu"]}, and float32 is as far off with {here}')
     config = Config.fromfile(mmdet_configs / row['config'])
     try: model = build_model(dict(model=model_config(config, row)))
     except UnsupportedConfig as error: pytest.skip(str(error)[:300])
