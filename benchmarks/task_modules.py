@@ -211,6 +211,15 @@ def aerial_cells(priors, levels, size, gts):
             'approximate max-IoU': lambda: ApproxMaxIoUAssigner(.5, .4).assign(priors, gts, approxs=approxs)}
 
 
+def aerial_pairs(priors, levels, size, gts, classes=80):
+    "The rules that look at predictions, on as many priors; these do not count."
+    strides, boxes = torch.tensor(STRIDES).repeat_interleave(torch.tensor(levels))[:, None].expand(-1, 2), (priors + 4 * torch.randn_like(priors))[None]
+    points = torch.cat([box_centers(priors), strides], dim=1)
+    seen = dict(gt_labels=torch.randint(classes, gts.shape[:2]), bbox_preds=boxes, cls_scores=torch.rand(1, len(priors), classes))
+    return {'SimOTA': lambda: SimOTAAssigner().assign(points, gts, **seen), 'soft labels': lambda: DynamicSoftLabelAssigner().assign(points, gts, **seen),
+            'task-aligned': lambda: TaskAlignedAssigner(13).assign(priors, gts, **seen)}
+
+
 def aerial(priors, levels, size, objects=5000):
     "Peak memory of 5,000 objects against 200,000 priors, beside that of the matrix."
     gts = random_objects(1, objects, size)
@@ -218,7 +227,7 @@ def aerial(priors, levels, size, objects=5000):
     for name, f in {'max-IoU': lambda: MaxIoUAssigner(.5, .4).assign(priors, gts),
                     'ATSS': lambda: ATSSAssigner(9).assign(priors, gts, num_level_priors=levels)}.items():
         print(f'  {name:34}{peak_mib(f):10.1f} MiB')
-    for name, f in aerial_cells(priors, levels, size, gts).items(): print(f'  {name:40}{peak_mib(f):10.1f} MiB')
+    for name, f in (aerial_cells(priors, levels, size, gts) | aerial_pairs(priors, levels, size, gts)).items(): print(f'  {name:40}{peak_mib(f):10.1f} MiB')
 
 
 def main():

@@ -1,4 +1,5 @@
 "Laws of the assigners that look at pairs: ATSS, SimOTA, task-aligned, dynamic soft labels, Hungarian."
+import copy
 import sys
 
 import numpy as np
@@ -94,10 +95,34 @@ def test_permuting_objects_permutes_the_answer(name, seed, G, random):
     assert torch.equal(before, after)
 
 
+def in_blocks(assigner, pairs):
+    "The same rule with at most so many pairs of an image in a block."
+    assigner = copy.copy(assigner)
+    assigner.pairs_at_once = pairs
+    return assigner
+
+
+@pytest.mark.parametrize('name', ['sim_ota', 'task_aligned', 'soft_label'])
+@few
+@given(seeds, counts, st.integers(1, 500), st.booleans())
+def test_the_size_of_a_block_changes_nothing(name, seed, G, pairs, whole):
+    "Except the last digit of a power, as vector units have one for eight numbers and another for what is left over."
+    (gts, labels, preds, logits), (assigner, priors) = scene(seed, G, whole, B=2), RULES[name]
+    given = dict(gt_labels=labels, gt_valid=torch.rand(2, G) < .8, **extras(name, preds, logits))
+    once, parts = (a.assign(priors, gts, **given) for a in (assigner, in_blocks(assigner, pairs)))
+    assert torch.equal(once.gt_inds, parts.gt_inds) and torch.equal(once.max_overlaps, parts.max_overlaps)
+    if once.assign_metrics is not None: torch.testing.assert_close(once.assign_metrics, parts.assign_metrics, rtol=1e-6, atol=0)
+    one = {k: t[0] for k, t in extras(name, preds, logits).items()}
+    traces = [a.trace(priors, gts[0], labels[0], **one) for a in (assigner, in_blocks(assigner, pairs))]
+    assert torch.equal(*(t.gt_inds for t in traces)) and torch.equal(*(t.overlaps for t in traces))
+
+
 def test_a_tie_goes_to_the_first_object():
     gts, labels, preds, logits = scene(98270, 3)
-    codes = [assign('sim_ota', gts[order], labels[order], preds, logits).gt_inds[10] for order in ([0, 1, 2], [0, 2, 1])]
-    assert codes == [2, 2]
+    more = extras('sim_ota', preds, logits)
+    for assigner in (RULES['sim_ota'][0], in_blocks(RULES['sim_ota'][0], 1)):
+        codes = [assigner.assign(POINTS, gts[order], labels[order], **more).gt_inds[10] for order in ([0, 1, 2], [0, 2, 1])]
+        assert codes == [2, 2]
 
 
 @each_rule

@@ -12,14 +12,22 @@ from learndet.task_modules.assigners.approx_max_iou_assigner import ApproxMaxIoU
 from learndet.task_modules.assigners.assign_result import leave_out
 from learndet.task_modules.assigners.atss import ATSSAssigner
 from learndet.task_modules.assigners.center_region_assigner import CenterRegionAssigner, RegionAssigner
+from learndet.task_modules.assigners.dynamic_soft_label import DynamicSoftLabelAssigner
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
 from learndet.task_modules.assigners.points_and_grids import GridAssigner, PointAssigner, UniformAssigner
+from learndet.task_modules.assigners.sim_ota import SimOTAAssigner
+from learndet.task_modules.assigners.task_aligned import TaskAlignedAssigner
 
 G, P = 2000, 40_000                                              # one table would have 305 MiB
 PRIORS, = random_objects(1, P, (800, 1344), seed=0)
 
 
 def layout(G, P): return dict(featmap_sizes=[(150, 200), (100, 100)], num_level_anchors=[P - 10_000, 10_000], anchor_scale=4, anchor_strides=[8, 16])
+
+def predicted(G, P): return dict(gt_labels=torch.arange(G)[None] % 3, bbox_preds=PRIORS[None] + 3, cls_scores=torch.rand(1, P, 3))
+
+
+def from_points(G, P): return predicted(G, P) | dict(priors=torch.cat([PRIORS[:, :2] + 8, torch.full((P, 2), 16.)], dim=1))
 
 
 RULES = {                                                        # name: (assigner, numbers of objects and priors -> what it takes on top)
@@ -31,6 +39,9 @@ RULES = {                                                        # name: (assign
     'uniform': (UniformAssigner(.15, .7), lambda G, P: dict(bbox_preds=PRIORS[None] + 3)),
     'center region': (CenterRegionAssigner(.2, .5), lambda G, P: {}),
     'region': (RegionAssigner(), layout),
+    'SimOTA': (SimOTAAssigner(), from_points),
+    'task-aligned': (TaskAlignedAssigner(13), predicted),
+    'soft labels': (DynamicSoftLabelAssigner(), from_points),
 }
 
 

@@ -14,6 +14,9 @@ POINTS = torch.tensor([[(j + .5) * s, (i + .5) * s, s, s] for n, s in ((6, 16), 
 ANCHORS = torch.cat([POINTS[:, :2] - POINTS[:, 2:], POINTS[:, :2] + POINTS[:, 2:]], dim=1)
 RULES = [(ATSSAssigner(5, ignore_iof_thr=.5), ANCHORS), (ATSSAssigner(5, alpha=.8), ANCHORS), (SimOTAAssigner(), POINTS),
          (TaskAlignedAssigner(6), ANCHORS), (DynamicSoftLabelAssigner(), POINTS)]
+for rule, priors in ((SimOTAAssigner(), POINTS), (TaskAlignedAssigner(6), ANCHORS), (DynamicSoftLabelAssigner(), POINTS)):
+    rule.pairs_at_once = 200                                    # and in blocks of two objects
+    RULES.append((rule, priors))
 
 
 def batch(assigner, B=2, G=4):

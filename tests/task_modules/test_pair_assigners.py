@@ -11,7 +11,7 @@ from learndet.task_modules.assigners.dynamic_soft_label import DynamicSoftLabelA
 from learndet.task_modules.assigners.hungarian import HungarianAssigner, TopkHungarianAssigner, match_tables
 from learndet.task_modules.assigners.match_costs import (BBoxL1Cost, ClassificationCost, CrossEntropyLossCost, DiceCost, FocalLossCost, IoUCost)
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner
-from learndet.task_modules.assigners.sim_ota import SimOTAAssigner, class_cost
+from learndet.task_modules.assigners.sim_ota import SimOTAAssigner, class_cost, class_terms
 from learndet.task_modules.assigners.task_aligned import TaskAlignedAssigner
 
 POINTS = torch.tensor([[(j + .5) * 8, (i + .5) * 8, 8, 8] for i in range(8) for j in range(8)])
@@ -145,7 +145,7 @@ def test_useless_predictions_still_give_every_object_one(assigner):
 def test_one_hot_is_not_needed():
     g = torch.Generator().manual_seed(0)
     scores, labels = torch.rand(2, 50, 80, generator=g), torch.randint(80, (2, 6), generator=g)
-    with Live() as live: cost = class_cost(scores, labels)
+    with Live() as live: cost = class_cost(*class_terms(scores), labels)
     assert live.numel <= 2 * 50 * 80
     dense = torch.nn.functional.binary_cross_entropy(scores[:, None].expand(-1, 6, -1, -1), torch.nn.functional.one_hot(labels, 80)[:, :, None].expand(-1, -1, 50, -1).float(),
                                                      reduction='none').sum(-1)

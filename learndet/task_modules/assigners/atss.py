@@ -65,7 +65,7 @@ def mean_and_std(
     square = torch.where(real, below - mean[..., None], 0.).square().sum(-1)
     return top + mean, (square / (n - 1).clamp(min=1)).sqrt()
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #0d6f4249
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #05ff46c4
 class PairAssigner:
     "What rules over pairs of a prior and an object share; a rule brings `match` and `explain`."
     ignore_iof_thr, ignore_wrt_candidates, by_center, has_metrics = -1, True, True, False
@@ -83,7 +83,7 @@ class PairAssigner:
         takes_part: Tensor,     # (B, P) bool
         **more: Any,            # what the rule wants to see on top
     ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
-        "(B, P) codes, (B, P) overlaps, (B, P) metrics or None, and the numbers that a trace keeps, all with B in front."
+        "(B, P) codes, overlaps, and metrics or None; what a trace keeps, with B in front; `tables`, a function, makes more of it."
         raise NotImplementedError(f'{type(self).__name__} has no match(priors, gt_bboxes, gt_labels, gt_valid, takes_part)')
 
 # %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #418f7d0d
@@ -207,7 +207,7 @@ def rate(self: ATSSAssigner,
     scores = cls_scores.flatten(1).gather(1, place.flatten(1)).view_as(overlaps).sigmoid()
     return scores ** (1 - self.alpha) * overlaps ** self.alpha
 
-# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #85343ddd
+# %% ../../../nbs/03_task_modules/02_assigners/05_atss.ipynb #0f4f6a0b
 def first_of(
     wanted: Tensor,     # (G, P) bool: the pair is still in play
     out: Tensor,        # (P,) bool: takes no part
@@ -234,9 +234,10 @@ def trace(self: PairAssigner,
     prior_valid: Tensor = None,         # (P,) bool
     **more: Any,                        # what the rule looks at on top, as in `assign`
 ) -> AssignTrace:
-    "`assign` for one image, with every step on the way."
+    "`assign` for one image, with every step on the way and whole (G, P) tables: for pictures to look at."
     tensors = map(with_batch, (gt_bboxes, gt_labels, None, gt_bboxes_ignore, None, prior_valid))
     with torch.no_grad(): result, numbers = self.assign_batch(priors, *tensors, **{name: with_batch(t) for name, t in more.items()})
+    numbers |= numbers.pop('tables', dict)()
     decided, G = numbers.pop('decided')[0], max(len(gt_bboxes), 1)
     out = decided == IGNORE
     rules, kept = self.explain({name: t[0] for name, t in numbers.items()}, len(priors))
