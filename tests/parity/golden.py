@@ -33,6 +33,8 @@ def model_config(config, row):
     model = prepared(config['model'].to_dict())
     if config.get('data_preprocessor'): model.setdefault('data_preprocessor', prepared(config['data_preprocessor'].to_dict()))
     if 'sampled' in row: model['train_cfg']['rcnn']['sampler']['num'] = row['sampled']          # for samplers that leave nothing to chance
+    for augment in model['data_preprocessor'].get('batch_augments') or []:
+        if 'fixed_pad' in row: augment['size'] = (row['fixed_pad'],) * 2                        # 1024 would be forty times the work
     return fewer_regions(model, row['regions']) if 'regions' in row else model
 
 
@@ -54,13 +56,3 @@ def proposals(row, i, gt_bboxes):
     near = gt_bboxes.numpy().repeat(3, 0)
     boxes = np.concatenate([boxes, near + r.uniform(-6, 6, near.shape)])
     return dict(bboxes=torch.from_numpy(boxes.astype('float32')), scores=torch.from_numpy(r.uniform(0, 1, len(boxes)).astype('float32')))
-
-
-def few_positives(model, most=64):
-    "The second stages keep places for `most` positive regions an image, not for all of them: only those get a mask, so a run takes seconds."
-    for module in model.modules():
-        samplers = getattr(module, 'sampler', None)
-        if not hasattr(module, 'mask_head') or samplers is None: continue
-        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]:
-            if sampler.num == EVERYTHING: sampler.pos_fraction = most / sampler.num
-    return model

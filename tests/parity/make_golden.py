@@ -78,6 +78,7 @@ def facts(row, inputs):
     torch.manual_seed(0)
     losses = model(**model.data_preprocessor(batch(row, inputs), True), mode='loss')
     number = lambda v: [float(f'{float(x):.7g}') for x in v] if isinstance(v, (list, tuple)) else float(f'{float(v):.7g}')
+    row = dict(row, cpu=torch.backends.cpu.get_cpu_capability())
     return dict(row, keys_sha256=hashlib.sha256(keys.encode()).hexdigest(), loss={k: number(v) for k, v in losses.items()}, preds=[prediction(s) for s in found])
 
 
@@ -87,6 +88,7 @@ def row_of(name):
     row = dict(config=config, weights_seed=0, batch_seed=0, size=[128, 160], gts=2)
     if 'fast-rcnn' in config: row['proposals'] = 40
     elif any(slow in config for slow in SLOW) and not config.startswith('rpn/'): row['regions'] = 100
+    if 'lsj' in config or 'ssj' in config: row['fixed_pad'] = 192
     for key, _, value in (option.partition('=') for option in options):
         row[key] = [int(v) for v in value.split('x')] if key == 'size' else int(value)
     return row

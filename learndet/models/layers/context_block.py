@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...core.patch import patch
 from .init import Constant, Kaiming, init_layer
 
-# %% ../../../nbs/04_models/00_layers/04_global_context.ipynb #980392c3
+# %% ../../../nbs/04_models/00_layers/04_global_context.ipynb #55f46621
 class ContextBlock(nn.Module):
     "Global context: one attention-weighted mean of the map, transformed and given to every place (arXiv:1904.11492)."
     _abbr_ = 'context_block'
@@ -54,8 +54,8 @@ def spatial_pool(self: ContextBlock,
 ) -> Tensor:       # (B, C, 1, 1)
     "The mean over all places, weighted by attention."
     if self.pooling_type == 'avg': return x.mean((2, 3), keepdim=True)
-    attention = self.conv_mask(x).flatten(2).softmax(2)                             # (B, 1, H·W)
-    return (x.flatten(2) @ attention.transpose(1, 2))[..., None]                    # (B, C, H·W) @ (B, H·W, 1)
+    attention = self.conv_mask(x).flatten(1).softmax(1)                             # (B, H·W)
+    return (x.flatten(2) @ attention[..., None])[..., None]                         # (B, C, H·W) @ (B, H·W, 1)
 
 @patch
 def init_weights(self: ContextBlock) -> None:

@@ -72,7 +72,7 @@ class CascadeRoIHead(BaseModule):
     @property
     def num_classes(self) -> int: return self.bbox_head[-1].num_classes
 
-# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #0246334a
+# %% ../../../nbs/04_models/04_roi_heads/05_cascade_roi_head.ipynb #47bcc905
 @patch
 def bbox_loss(
     self: CascadeRoIHead,
@@ -108,7 +108,7 @@ def mask_loss(
 ) -> dict:                                       # mask_preds (B·P, K, s, s), loss_mask: the loss terms by name
     "What the mask head of one stage draws in the regions that may be positive, and its loss."
     rois, positive = regions_to_rois(sampled.bboxes[:, :sampled.max_pos]), sampled.positive[:, :sampled.max_pos].flatten()
-    mask_preds = answers(self.mask_head[stage], self.mask_roi_extractor[stage](feats, rois), positive)
+    mask_preds = answers(self.mask_head[stage], self.mask_roi_extractor[stage](feats, rois), positive, ask=rois.device.type == 'cpu')
     return dict(mask_preds=mask_preds, loss_mask=mask_losses(self.mask_head[stage], mask_preds, sampled, batch_data_samples, self.mask_size))
 
 def as_proposals(

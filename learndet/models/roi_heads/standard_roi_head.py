@@ -114,7 +114,7 @@ class StandardRoIHead(BaseModule):
         "The box head's answer for every region."
         return self.bbox_head(self.read(self.bbox_roi_extractor, feats, rois))
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #869554d8
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #711bb0f7
 def learns_statistics(
     head: nn.Module,
 ) -> bool:
@@ -125,12 +125,14 @@ def answers(
     head: nn.Module,       # maps n regions to one tensor or several, n rows each
     x: Tensor,             # (n, C, S, S)
     counts: Tensor,        # (n,) bool: regions with a meaning
+    ask: bool = False,     # leave the others out even where that only saves work
 ) -> Tensor | tuple[Tensor, ...]:
     "A head's answers; regions without a meaning stay out of its batch statistics."
-    if not learns_statistics(head): return head(x)
+    if not (ask or learns_statistics(head)): return head(x)
     rows = counts.nonzero()[:, 0]                                           # (m,)
+    if len(rows) == len(x): return head(x)
     given = head(x[rows])
-    spread = lambda out: out.new_zeros(len(x), *out.shape[1:]).index_copy(0, rows, out)
+    spread = lambda out: out.new_zeros(len(x), *out.shape[1:]).index_copy_(0, rows, out)
     return spread(given) if isinstance(given, Tensor) else tuple(spread(out) for out in given)
 
 # %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #7eb3c575
@@ -185,7 +187,7 @@ def region_losses(
     "The classification loss of regions that have not been sampled yet."
     return class_losses(self.bbox_head, self(feats, regions_to_rois(regions))[0], labels)
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #a878ec7a
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #11b1e8ad
 def mask_losses(
     mask_head: FCNMaskHead,                      # has `get_targets` and `loss`
     mask_preds: Tensor,                          # (B·P, K, s, s) logits
@@ -210,7 +212,7 @@ def mask_loss(
     (B, n), P = sampled.valid.shape, sampled.max_pos
     if self.mask_roi_extractor is None: x = bbox_feats.view(B, n, *bbox_feats.shape[1:])[:, :P].flatten(0, 1)
     else: x = self.read(self.mask_roi_extractor, feats, regions_to_rois(sampled.bboxes[:, :P]))
-    mask_preds = answers(self.mask_head, x, sampled.positive[:, :P].flatten())
+    mask_preds = answers(self.mask_head, x, sampled.positive[:, :P].flatten(), ask=x.device.type == 'cpu')
     return dict(mask_preds=mask_preds, loss_mask=mask_losses(self.mask_head, mask_preds, sampled, batch_data_samples, self.mask_size))
 
 @patch
