@@ -96,7 +96,7 @@ def loss_profile(
     "Every loss while the prediction slides along x."
     return {name: [float(loss(pred + s * torch.tensor([1., 0, 1, 0]), target)) for s in shifts] for name, loss in losses.items()}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #ca35ed31
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #d9f06a09
 STARTS = {'as given': lambda p, t: p, 'apart': lambda p, t: t - 1.3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([1., 0, 1, 0]), 'on the object': lambda p, t: t.clone(),
           'inside': lambda p, t: t + .3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([1., 1, -1, -1]), 'around': lambda p, t: t + .3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([-1., -1, 1, 1])}
 
@@ -455,7 +455,7 @@ def columns(self: BatchLossExplorer) -> dict[str, list]:
     "The canvas's columns, and what each prior adds to both losses."
     return BoxCanvas.columns(self) | {term: self.found.each(term)[self.number].tolist() for term in self.found.terms}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #0772913e
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #e8c33fa7
 def short(
     v: float,      # not a number gives an empty cell
 ) -> str:

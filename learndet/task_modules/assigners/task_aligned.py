@@ -19,7 +19,7 @@ from .assign_result import (IGNORE, NEGATIVE, AssignTrace, box_centers, depth_in
 from .atss import PairAssigner, best_claim, pairs_as_table
 from .sim_ota import ObjectBlocks, of_class
 
-# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #52f4f43f
+# %% ../../../nbs/03_task_modules/02_assigners/07_task_aligned.ipynb #8e9a2041
 class TaskAlignedAssigner(PairAssigner):
     "Each object takes the priors that are best at score and box together (TOOD, sec. 3.2)."
     last_rule, has_metrics, pairs_at_once = 'conflict', True, None          # the last is of `ObjectBlocks`
