@@ -8,14 +8,15 @@ __all__ = ['OWN_SCOPES', 'TORCH_SCOPES', 'ROOTS', 'MODELS', 'TASK_UTILS', 'DATAS
            'PARAM_SCHEDULERS', 'INITIALIZERS', 'VISUALIZERS', 'VISBACKENDS', 'LOG_PROCESSORS', 'INFERENCERS',
            'BACKBONES', 'NECKS', 'ROI_EXTRACTORS', 'SHARED_HEADS', 'HEADS', 'LOSSES', 'DETECTORS',
            'WEIGHT_INITIALIZERS', 'export_index', 'nearest', 'locate', 'locate_in_torch', 'Registry', 'place',
-           'root_registry', 'call', 'build', 'custom_imports', 'register_all_modules']
+           'root_registry', 'check_keys', 'check_arguments', 'call', 'find_component', 'build', 'custom_imports',
+           'register_all_modules']
 
-# %% ../../nbs/00_core/02_registry.ipynb #435f708a
+# %% ../../nbs/00_core/02_registry.ipynb #e84b9ae6
 import copy, difflib, inspect, re, sys
 from functools import lru_cache
 from importlib import import_module, reload
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 from .patch import patch
 
 # %% ../../nbs/00_core/02_registry.ipynb #62526c42
@@ -33,17 +34,18 @@ def export_index() -> dict[str, list[str]]:    # public name -> the modules that
     "Every function and class that a notebook of learndet exports, and where."
     return _read_index(Path(import_module('learndet._modidx').__file__).stat().st_mtime_ns)
 
-# %% ../../nbs/00_core/02_registry.ipynb #7afffa91
+# %% ../../nbs/00_core/02_registry.ipynb #f50348f9
 OWN_SCOPES = ('learndet', 'mmdet', 'mmengine', 'mmcv', 'mmcls', 'mmpretrain')    # prefixes that mean "this library"
 
 def nearest(
     name: str,              # what was asked for
     names: list[str],       # what there is
     n: int = 3,             # how many to offer
+    cutoff: float = .6,     # how alike two names have to be, 0..1
 ) -> list[str]:             # at most n of `names`, nearest first
     "The names that look most like `name`, whatever their case."
     by_lower = {other.lower(): other for other in sorted(names)}
-    return [by_lower[key] for key in difflib.get_close_matches(str(name).lower(), by_lower, n)]
+    return [by_lower[key] for key in difflib.get_close_matches(str(name).lower(), by_lower, n, cutoff)]
 
 def locate(
     name: str,                                # 'RetinaHead', 'mmdet.RetinaHead' or 'learndet.models....RetinaHead'
@@ -227,7 +229,7 @@ def __contains__(self: Registry,
     try: return self.get(name) is not None
     except LookupError: return False
 
-# %% ../../nbs/00_core/02_registry.ipynb #63bacec8
+# %% ../../nbs/00_core/02_registry.ipynb #2310d21f
 def _parameters(
     component: Callable,                              # a class or function
 ) -> tuple[dict[str, inspect.Parameter], str]:        # its arguments; 'own', 'inherited' too, or 'any' others
@@ -241,11 +243,34 @@ def _parameters(
         if all(p.kind != p.VAR_KEYWORD for p in found.values()): return takes, 'own' if base is component else 'inherited'
     return takes, 'any'
 
+def check_keys(
+    given: Iterable[str],     # keys that somebody wrote
+    known: Iterable[str],     # keys that are read
+    where: str,               # the path of the dict they stand in, 'train_dataloader'
+    name: str = None,         # who reads them, for the message
+    others: float = None,     # keys less alike than this, 0..1, to all of `known` are somebody's own, and fine
+) -> None:
+    "A key that nothing reads is an error, with its path and the nearest one that is read."
+    known = list(known)
+    for key in given:
+        near = nearest(key, known, 1, others or .6)
+        if key in known or (others and not near): continue
+        guess = f', did you mean {near[0]!r}?' if near else '.'
+        says = f'{name} has no argument {key!r}' if name else f'nothing reads {key!r}'
+        raise TypeError(f'{where}.{key}: {says}{guess} It takes {", ".join(known) or "none"}.')
+
+def check_arguments(
+    component: Callable,      # a class or function, to be called later
+    args: Iterable[str],      # the names of the arguments it will get
+    where: str,               # its path in the config
+) -> None:
+    "Refuse arguments that `component` does not take, long before it is called."
+    takes, extent = _parameters(component)
+    if extent != 'any': check_keys(args, takes, where, component.__name__)
+
 def _check_arguments(name: str, takes: dict[str, inspect.Parameter], args: dict, where: str, wrong: list[str]) -> None:
     "Refuse arguments that are wrong, and calls from which some are missing."
-    for key in wrong:
-        guess = f', did you mean {near[0]!r}?' if (near := nearest(key, takes, 1)) else '.'
-        raise TypeError(f'{where}.{key}: {name} has no argument {key!r}{guess} It takes {", ".join(takes) or "none"}.')
+    check_keys(wrong, takes, where, name)
     needs = [key for key, p in takes.items() if p.default is p.empty and key not in args]
     if needs: raise TypeError(f'{where}: {name} needs {", ".join(needs)}; given: {", ".join(args) or "nothing"}')
 
@@ -279,12 +304,16 @@ def build(self: Registry,
         raise KeyError(f'{where or self.name}: the config has no `type`, only {", ".join(map(str, cfg)) or "nothing"}')
     return build(cfg, self, where, **defaults)
 
-# %% ../../nbs/00_core/02_registry.ipynb #dd3f4db7
+# %% ../../nbs/00_core/02_registry.ipynb #aff2777a
 def _stays_config(key: Any, component: Callable | None) -> bool:
     "Whether the value of `key` reaches `component` as a dict."
     return isinstance(key, str) and (key == 'cfg' or key.endswith('_cfg') or key in getattr(component, 'raw_args', ()))
 
-def _component(kind: Any, registry: Registry, where: str) -> Callable:
+def find_component(
+    kind: Any,              # a name, a class or a function
+    registry: Registry,     # looked into first
+    where: str,             # its path in the config, for messages
+) -> Callable:
     "The component that a `type` means; errors carry the path."
     if not isinstance(kind, str) and not callable(kind):
         raise TypeError(f'{where or "config"}: `type` is a name or a class, got {kind!r}')
@@ -302,7 +331,7 @@ def build(
     if isinstance(cfg, list): return [build(value, registry, f'{where}[{i}]') for i, value in enumerate(cfg)]
     if type(cfg) is tuple: return tuple(build(list(cfg), registry, where))
     if not isinstance(cfg, dict): return cfg
-    component = _component(cfg['type'], registry, where) if 'type' in cfg else None
+    component = find_component(cfg['type'], registry, where) if 'type' in cfg else None
     args = {key: value for key, value in {**defaults, **cfg}.items() if key not in ('type', '_scope_')}
     for key, value in args.items():
         if _stays_config(key, component): args[key] = copy.deepcopy(value)

@@ -8,7 +8,7 @@ __all__ = ['FILTERS', 'sample_seed', 'split_index', 'SampleError', 'announce', '
            'table_from_list', 'FileContents', 'relabel', 'check_file_names', 'keep_images', 'apply_filters',
            'BaseDetDataset']
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #bf8593c7
+# %% ../../nbs/02_data/03_base_dataset.ipynb #ee8b94e7
 import copy, inspect, os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from ..core.patch import patch
+from ..core.registry import check_keys
 from .annotations import AnnotationTable, DatasetError, Report, check_boxes
 from .classes import Classes, check_names, match_classes, nearest_name
 from .transforms.loading import nearest_path
@@ -270,7 +271,7 @@ def apply_filters(
     if cfg['filter_empty_gt']: table = keep_images(table, np.diff(table.offsets) > 0, report, 'without objects')
     return table
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #af162769
+# %% ../../nbs/02_data/03_base_dataset.ipynb #b257fa4f
 class BaseDetDataset(DetDataset):
     "Images with boxes; a subclass says how its file is read, in `load_data_list` or, for speed, in `load_file`."
     METAINFO: dict = {}         # a subclass's own classes and palette
@@ -305,11 +306,13 @@ class BaseDetDataset(DetDataset):
     def __len__(self): return len(self.table.file_names)
 
     @property
-    def metainfo(self) -> dict: return {**self._metainfo, **self.classes.metainfo}
+    def metainfo(self) -> dict:      # travels into the checkpoint, with the file's ids, where it has some
+        ids = self.classes.source_ids
+        return {**self._metainfo, **self.classes.metainfo, **({} if ids is None else dict(source_ids=ids))}
     @property
     def shapes(self) -> np.ndarray: return self.table.shapes        # (I, 2) int (H, W) of every picture as stored
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #6896864f
+# %% ../../nbs/02_data/03_base_dataset.ipynb #f981edb4
 @patch
 def load(self: BaseDetDataset,
     metainfo: dict,     # as given to the constructor
@@ -317,6 +320,8 @@ def load(self: BaseDetDataset,
     "Read the file, match classes by name, check names and boxes, group by image, filter."
     self._metainfo = {**self.METAINFO, **metainfo}
     if 'CLASSES' in self._metainfo: raise ValueError("metainfo has 'CLASSES': write it in lower case, dict(classes=...)")
+    check_keys(metainfo, ('classes', 'palette'), 'metainfo', others=.8)                 # 'clases' would be read by nobody
+    check_keys(self.data_prefix, ('img', 'seg', 'sub_data_root'), 'data_prefix', others=.6)
     wanted = self._metainfo.get('classes')
     if isinstance(wanted, list): self.report.notes.append(f'classes is a list, read as the tuple {tuple(wanted)}')
     found = self.load_file()
@@ -387,6 +392,27 @@ def _proposals_of(self: BaseDetDataset,
     if str(img_id) not in self.proposals:
         raise KeyError(f'image {img_id!r} is not in the proposal_file, which has {len(self.proposals)} others; an image without proposals has an empty list there')
     return self.proposals[str(img_id)]
+
+# %% ../../nbs/02_data/03_base_dataset.ipynb #4b8c21ff
+@patch
+def check_pictures(self: BaseDetDataset):
+    "An error for pictures that are not there: how many, the first of them, and the nearest names."
+    if type(next(iter(self.pipeline.transforms), None)).__name__ != 'LoadImageFromFile': return
+    paths = [join_path(self.data_prefix.get('img', ''), str(n)) for n in self.table.file_names if n]
+    there = {folder: set(os.listdir(folder or '.')) for folder in set(map(os.path.dirname, paths)) if os.path.isdir(folder or '.')}
+    lost = [p for p in paths if os.path.basename(p) not in there.get(os.path.dirname(p), ()) and not os.path.exists(p)]
+    self.report.add('E', 'picture is not there', lost, [f'does not exist{nearest_path(Path(p))}' for p in lost[:5]] + [''] * len(lost[5:]),
+                    kind='image', expected=f'{len(paths)} files', fix='correct data_root, data_prefix or the names in the annotation file')
+    self.report.raise_errors()
+
+@patch
+def annotation_ids(self: BaseDetDataset,
+    img_path: str,      # of a picture, as its sample has it
+) -> list:              # the file's ids of the annotations on it
+    "What to look for in the annotation file when a picture makes trouble."
+    root = self.data_prefix.get('img', '')
+    i = next((i for i, n in enumerate(self.table.file_names) if join_path(root, str(n)) == str(img_path)), None)
+    return [] if i is None else self.table.ann_ids[slice(*self.table.offsets[i:i + 2].tolist())].tolist()
 
 # %% ../../nbs/02_data/03_base_dataset.ipynb #fa830c1e
 @patch

@@ -20,7 +20,7 @@ from .base_dataset import DetDataset, FlatGT, SampleError
 from .classes import Classes, compare_classes
 from .transforms.pipeline import BaseTransform, Compose
 
-# %% ../../nbs/02_data/07_wrappers.ipynb #59595e53
+# %% ../../nbs/02_data/07_wrappers.ipynb #d72ff2a7
 class Reports(list):
     "The reports of several datasets, read as one."
     def line(self) -> str: return '\n'.join(r.line() for r in self)
@@ -52,6 +52,10 @@ class Wrapper(DetDataset):
     def test_mode(self) -> bool: return any(d.test_mode for d in self.datasets)
     @property
     def report(self) -> Reports: return Reports(r for d in self.datasets for r in _reports(d))
+    def check_pictures(self):               # an error for pictures that are not there
+        for d in self.datasets: d.check_pictures()
+    def annotation_ids(self, img_path: str) -> list:    # in the files of all the datasets
+        return [i for d in self.datasets for i in d.annotation_ids(img_path)]
     @property
     def shapes(self) -> np.ndarray:         # (len, 2) int (H, W) of every sample's picture
         parts, at = [d.shapes for d in self.datasets], [self.locate(i) for i in range(len(self))]
@@ -65,15 +69,16 @@ def _sum_counts(counts) -> dict[str, int]:
     for part in counts: total.update({k: total.get(k, 0) + n for k, n in part.items()})
     return total
 
-# %% ../../nbs/02_data/07_wrappers.ipynb #8f3da102
+# %% ../../nbs/02_data/07_wrappers.ipynb #4765d602
 def agree_on_classes(
     train: DetDataset,          # whose classes count
     *others: DetDataset,        # that are labelled by them from now on
+    names: tuple[str, str] = ('train', 'val'),      # what to call them
 ) -> list[str]:                 # one sentence for each class that only one of the sets has objects of
     "The same label means the same name in every set."
     says = []
     for other in others:
-        says += compare_classes(train.class_counts(), other.class_counts())
+        says += compare_classes(train.class_counts(), other.class_counts(), names)
         for part in getattr(other, 'datasets', [other]):
             if isinstance(part, Wrapper): agree_on_classes(train, part)
             elif part.classes.names != train.classes.names: part.use_classes(train.classes)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ask', 'answered', 'non_finite_in', 'image_name', 'boxes_of', 'bad_before', 'first_non_finite', 'unchanged', 'examine',
-           'bad_gradients', 'odd_annotations', 'box_fault', 'NonFiniteLoss', 'CheckInvalidLossHook', 'explain',
-           'to_device', 'replay']
+           'bad_gradients', 'odd_annotations', 'box_fault', 'NonFiniteLoss', 'CheckInvalidLossHook', 'ids_of',
+           'plain_model_cfg', 'explain', 'to_device', 'replay']
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #f8db6c11
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #80b1a284
+import json
 import math
 from collections import deque
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ..core.patch import patch
+from ..core.registry import build
 from .checkpoint import checkpoint_meta, load_checkpoint, save_checkpoint
 from .distributed import (HeldUpdate, alone, from_plain, get_rank, get_rng_state, get_world_size,
                                          preserved_rng, set_rng_state, to_plain, unwrap_model)
@@ -188,7 +190,7 @@ class CheckInvalidLossHook(Hook):
             if event is not None: event.synchronize()
             if answer: self.stop(runner, step)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #6122c80c
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #b68a0fac
 @patch
 def stop(self: CheckInvalidLossHook,
     runner,
@@ -203,7 +205,8 @@ def stop(self: CheckInvalidLossHook,
     losses = {k: float(v) for k, v in step['outputs'].items() if isinstance(v, (Tensor, float, int))}
     samples = data.get('data_samples') or ()
     terms = [k for k, v in losses.items() if not math.isfinite(v) and k != 'loss'] or report['terms']
-    report |= dict(losses=losses, terms=terms, images=[image_name(s, i) for i, s in enumerate(samples)],
+    names = [image_name(s, i) for i, s in enumerate(samples)]
+    report |= dict(losses=losses, terms=terms, images=names, annotation_ids=ids_of(runner, names),
                    annotations=odd_annotations(samples), iter=step['iter'], epoch=step['epoch'])
     path = self.keep(runner, step, report) if self.save else None
     if hasattr(runner.optim_wrapper, 'reset_non_finite'): runner.optim_wrapper.reset_non_finite()
@@ -215,8 +218,24 @@ def keep(self: CheckInvalidLossHook, runner, step: dict, report: dict) -> Path:
     rank = f'_rank{get_rank()}' if get_world_size() > 1 else ''
     state = {k: v.cpu() for k, v in unwrap_model(runner.model).state_dict().items()}
     kept = dict(meta=checkpoint_meta(kind='nan'), state_dict=state, data=to_plain(step['data']), rng=to_plain(step['rng']),
-                report=to_plain(report))
+                report=to_plain(report), model_cfg=plain_model_cfg(unwrap_model(runner.model)))
     return save_checkpoint(kept, Path(runner.work_dir) / f"nan_iter_{step['iter']}{rank}.pth")
+
+def ids_of(
+    runner,                # its train_dataloader may have a dataset that knows ids
+    names: list[str],      # files of pictures
+) -> list[list]:           # for each picture the ids of its annotations, as the annotation file has them
+    "Where to look in the annotation file."
+    dataset = getattr(getattr(runner, 'train_dataloader', None), 'dataset', None)
+    return [dataset.annotation_ids(n) if hasattr(dataset, 'annotation_ids') else [] for n in names]
+
+def plain_model_cfg(
+    model: nn.Module,      # may remember the config it was built from, as `model_cfg`
+) -> dict | None:          # None: it does not, or there are objects in it
+    "The config from which a model can be built again, if it is plain data."
+    try: json.dumps(cfg := getattr(model, 'model_cfg', None))
+    except TypeError: return None
+    return cfg
 
 def explain(
     report: dict,          # of `examine`, with images, annotations, iter and epoch
@@ -228,12 +247,13 @@ def explain(
              f"the weights are as before this step",
              'losses: ' + ', '.join(f'{k} {v:.4g}' for k, v in report['losses'].items()),
              f"first non-finite tensor: {report['first']}",
-             'images: ' + ', '.join(report['images'] or ['unknown']),
+             'images: ' + (', '.join(f'{n} (annotation ids {", ".join(map(str, ids))})' if ids else n for n, ids in zip(
+                 report['images'], report.get('annotation_ids') or [[]] * len(report['images']))) or 'unknown'),
              f'annotations: {"; ".join(report["annotations"] or ["all boxes are finite, have an area and lie inside"])}']
-    if path is not None: lines.append(f"kept in {path}; replay('{path.name}', model) repeats the step")
+    if path is not None: lines.append(f"kept in {path}; learndet.replay('{path}') repeats the step")
     return '\n  '.join(lines)
 
-# %% ../../nbs/05_engine/08_a_black_box.ipynb #5b1b3407
+# %% ../../nbs/05_engine/08_a_black_box.ipynb #90f9ba9b
 def to_device(
     data: Any,                 # tensors in dicts, lists and tuples; other objects stay as they are
     device: torch.device,
@@ -246,13 +266,16 @@ def to_device(
 
 def replay(
     path,                      # a `nan_iter_….pth`
-    model: nn.Module,          # built as it was in that run; gets the weights of the step
+    model: nn.Module = None,   # built as it was in that run; gets the weights of the step; None: built from the file
     optim_wrapper=None,        # give the run's, if it used mixed precision
 ) -> dict:                     # what `examine` finds: losses, terms, first; and what was reported then, under 'report'
     "Repeat the step whose loss was not finite."
-    kept, model = load_checkpoint(path), unwrap_model(model)
-    if 'rng' not in kept or 'data' not in kept:
-        raise ValueError(f'{Path(path).name} was not written by CheckInvalidLossHook')
+    kept, name = load_checkpoint(path), Path(path).name
+    if 'rng' not in kept or 'data' not in kept: raise ValueError(f'{name} was not written by CheckInvalidLossHook')
+    if model is None and not kept.get('model_cfg'):
+        raise ValueError(f'{name} does not say how its model is built, since that run was not made from a plain config: '
+                         f'give the model, replay({name!r}, model)')
+    model = build(kept['model_cfg'], where='model') if model is None else unwrap_model(model)
     model.load_state_dict(kept['state_dict'])
     model.train()
     data = to_device(from_plain(kept['data']), next(model.parameters()).device)

@@ -6,8 +6,8 @@
 __all__ = ['FOREIGN', 'ITEM_SIZES', 'FORMAT', 'CheckpointError', 'tensor_bytes', 'disk_full', 'sync_folder', 'save_checkpoint',
            'Opaque', 'ForeignDict', 'stand_in', 'safe_names', 'read_as_data', 'StorageCounter', 'expected_bytes',
            'is_whole', 'file_number', 'newest_whole', 'local_file', 'check_file', 'checkpoint_meta', 'load_checkpoint',
-           'LoadReport', 'compare_weights', 'weights_of', 'load_state', 'find_latest_checkpoint', 'file_sha256',
-           'publish']
+           'LoadReport', 'compare_weights', 'weights_of', 'load_state', 'check_complete', 'find_latest_checkpoint',
+           'file_sha256', 'publish']
 
 # %% ../../nbs/05_engine/01_checkpoint.ipynb #114ccfc5
 import codecs
@@ -200,7 +200,7 @@ def local_file(
     try: return weight_file(str(name))
     except (FileNotFoundError, ValueError) as error: raise CheckpointError(str(error)) from None
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #e3bd509e
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #482e6f93
 def _cut_message(path: Path) -> str:
     "How much of a file is there, and which one could be used instead."
     size, total = path.stat().st_size, expected_bytes(path)
@@ -213,6 +213,7 @@ def check_file(
     path: Path,
 ) -> None:
     "An error for a file that is missing, empty, cut, or no checkpoint at all."
+    if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; its checkpoints: {sorted(p.name for p in path.glob("*.pth")) or "none"}')
     if not path.is_file(): raise FileNotFoundError(_missing_message(path))
     with open(path, 'rb') as f: head = f.read(512)
     if head[:2] == b'PK' or head[:1] == b'\x80' or not head:
@@ -314,7 +315,7 @@ def compare_weights(
     report.matched = sum(own[n].numel() for n in part if n in fits) / total if total else 1.
     return fits, report
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #b8915295
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #4897bc2a
 def weights_of(
     checkpoint: dict,   # a state dict, or something that holds one
 ) -> OrderedDict:       # parameter name -> tensor
@@ -348,6 +349,19 @@ def load_state(
                               f'another architecture? min_matched=0 loads it all the same\n{report}')
     model.load_state_dict(fits, strict=False)
     return report
+
+def check_complete(
+    model: nn.Module,                # that is to predict
+    report: LoadReport,              # of load_state
+    path: str | os.PathLike,         # of the file, for the message
+) -> None:
+    "A model that predicts has learnt all its weights: what the file does not give would be random numbers."
+    learnt = [n for n, _ in model.named_parameters()]
+    gaps = sorted({*report.missing, *(n for n, _, _ in report.reinitialised)} & set(learnt))
+    if not gaps: return
+    raise CheckpointError(f'{len(gaps)} of the {len(learnt)} weights of {type(model).__name__} are not in {Path(path).name}, or have '
+                          f'another shape there: {", ".join(gaps[:3])}{", ..." if len(gaps) > 3 else ""}. They would be random '
+                          f'numbers. Is the file for another model, or for other classes?')
 
 # %% ../../nbs/05_engine/01_checkpoint.ipynb #117c89dc
 def find_latest_checkpoint(

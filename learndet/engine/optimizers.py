@@ -7,7 +7,7 @@ __all__ = ['PARAMWISE', 'NORMS', 'OptimWrapper', 'can_skip_on_device', 'AmpOptim
            'DefaultOptimWrapperConstructor', 'build_optimizer', 'build_optim_wrapper', 'show_groups', 'layer_of',
            'stage_of', 'LearningRateDecayOptimizerConstructor', 'auto_scale_lr']
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #c0ceb0c0
+# %% ../../nbs/05_engine/02_optimizers.ipynb #54f583dc
 import difflib
 import inspect
 import math
@@ -22,9 +22,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 from ..core.patch import patch
-from ..core.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, call
+from ..core.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, call, check_arguments, check_keys, find_component
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #0959d8d7
+# %% ../../nbs/05_engine/02_optimizers.ipynb #437607b6
 class OptimWrapper:
     "An optimizer that takes a loss: it scales, accumulates, clips, steps and clears, and takes no step on a broken loss."
     def __init__(self,
@@ -39,6 +39,8 @@ class OptimWrapper:
         self.clip_type = self.clip_grad.pop('type', 'norm')
         if self.clip_type not in ('norm', 'value'):
             raise ValueError(f"clip_grad has type 'norm' or 'value', got {self.clip_type!r}")
+        clips = nn.utils.clip_grad_norm_ if self.clip_type == 'norm' else nn.utils.clip_grad_value_
+        check_arguments(clips, self.clip_grad, 'clip_grad')
         self.inner_count, self.max_counts = 0, -1                 # losses so far, and in the whole run (-1: unknown)
         self.non_finite = torch.zeros((), dtype=torch.bool, device=next(self.params()).device)
         self.grad_norm: Tensor | None = None                      # 0-d, before clipping
@@ -264,7 +266,7 @@ def param_options(
         if wd is not None and applies and cfg.get(rule) is not None: return dict(out, weight_decay=wd * cfg[rule])
     return out
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #b3a8277f
+# %% ../../nbs/05_engine/02_optimizers.ipynb #a674a7d4
 class DefaultOptimWrapperConstructor:
     "Groups a model's parameters by the rules of `paramwise_cfg`."
     def __call__(self,
@@ -278,6 +280,8 @@ class DefaultOptimWrapperConstructor:
                 near = difflib.get_close_matches(key, PARAMWISE, 1)
                 hint = f'did you mean {near[0]!r}?' if near else f'there is {PARAMWISE}'
                 raise ValueError(f'paramwise_cfg has no rule {key!r}; {hint}')
+        for key, rule in (paramwise_cfg.get('custom_keys') or {}).items():      # other options of a group may stand there too
+            check_keys(rule, ('lr_mult', 'decay_mult'), f'optim_wrapper.paramwise_cfg.custom_keys.{key}', others=.8)
         groups, seen = {}, set()
         for prefix, module in model.named_modules():
             for name, p in module.named_parameters(recurse=False):
@@ -288,14 +292,15 @@ class DefaultOptimWrapperConstructor:
                 group['params'].append((f'{prefix}.{name}' if prefix else name, p))
         return list(groups.values())
 
-# %% ../../nbs/05_engine/02_optimizers.ipynb #d278b5ca
+# %% ../../nbs/05_engine/02_optimizers.ipynb #79572ca6
 def build_optimizer(
     params: list,                # parameters, or groups of them
     cfg: dict,                   # dict(type='SGD', lr=.02, ...)
 ) -> Optimizer:
     "An optimizer from its config, with fused kernels where there are some."
     cfg = dict(cfg)
-    cls, where = OPTIMIZERS.get(cfg.pop('type')), 'optim_wrapper.optimizer'
+    where = 'optim_wrapper.optimizer'
+    cls = find_component(cfg.pop('type'), OPTIMIZERS, where)
     choice = {'fused', 'foreach', 'capturable', 'differentiable'} & set(cfg)
     if 'fused' in inspect.signature(cls).parameters and not choice:
         try: return call(cls, dict(params=params, fused=True, **cfg), where)
@@ -314,7 +319,7 @@ def build_optim_wrapper(
     if 'type' not in opt_cfg:
         raise ValueError(f"optim_wrapper.optimizer needs a type, as in dict(type='SGD', lr=.02); it has {list(opt_cfg)}")
     maker = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.pop('constructor', None) or DefaultOptimWrapperConstructor)
-    wrapper = OPTIM_WRAPPERS.get(cfg.pop('type', OptimWrapper))
+    wrapper = find_component(cfg.pop('type', OptimWrapper), OPTIM_WRAPPERS, 'optim_wrapper')
     groups = maker()(model, opt_cfg.get('lr'), opt_cfg.get('weight_decay'), rules)
     return call(wrapper, dict(optimizer=build_optimizer(groups, opt_cfg), **cfg), 'optim_wrapper')
 

@@ -6,12 +6,12 @@
 __all__ = ['NOT_THESE_CLASSES', 'seed_loader', 'SkippableBatches', 'batches_from', 'prefetch', 'tensors_in',
            'interval_milestones', 'TrainLoop', 'EpochBasedTrainLoop', 'IterBasedTrainLoop', 'ValLoop', 'TestLoop',
            'mean_losses', 'usual_hooks', 'Runner', 'check_writable', 'batch_size_of', 'length_of', 'check_loader',
-           'cfg_text', 'StopTraining', 'interruptible', 'fill_num_classes', 'takes_num_classes', 'loader_from_cfg',
-           'partial_from_cfg', 'same_classes', 'model_from_cfg', 'compiled', 'init_weights', 'loops_from_cfg',
-           'hooks_from_cfg', 'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg', 'optimizer_from_cfg',
-           'setup_env', 'plain_cfg', 'runner_args', 'settings_from_cfg']
+           'check_pictures', 'cfg_text', 'StopTraining', 'interruptible', 'fill_num_classes', 'takes_num_classes',
+           'loader_from_cfg', 'partial_from_cfg', 'same_classes', 'model_from_cfg', 'compiled', 'init_weights',
+           'loops_from_cfg', 'hooks_from_cfg', 'hook_from_cfg', 'backends_from_cfg', 'evaluator_from_cfg',
+           'optimizer_from_cfg', 'setup_env', 'plain_cfg', 'runner_args', 'settings_from_cfg']
 
-# %% ../../nbs/05_engine/09_runner.ipynb #20e7e76c
+# %% ../../nbs/05_engine/09_runner.ipynb #c4cc2369
 import bisect, difflib, functools, inspect, itertools, os, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from ..core.patch import patch
-from ..core.registry import DATASETS, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, build, custom_imports, locate
+from ..core.registry import (DATA_SAMPLERS, DATASETS, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, VISBACKENDS, Registry, build,
+                                     check_arguments, check_keys, custom_imports, find_component, locate)
 from ..data.base_dataset import DetDataset
 from ..data.wrappers import agree_on_classes
 from .black_box import CheckInvalidLossHook, to_device
-from .checkpoint import checkpoint_meta, find_latest_checkpoint, load_state
+from .checkpoint import check_complete, checkpoint_meta, find_latest_checkpoint, load_state
 from .checkpoint import load_checkpoint as read_checkpoint, save_checkpoint as write_checkpoint
 from .config import Config, check_fields
 from .default_hooks import (CheckpointHook, DetVisualizationHook, DistSamplerSeedHook, IterTimerHook,
@@ -479,7 +480,7 @@ def close(self: Runner) -> None:
     "Close files; they open again when something is written."
     for backend in self.backends: backend.close()
 
-# %% ../../nbs/05_engine/09_runner.ipynb #9b0fdce8
+# %% ../../nbs/05_engine/09_runner.ipynb #c35b6500
 @patch
 def start_lines(self: Runner) -> list[str]:
     "What is trained on, and how."
@@ -488,7 +489,7 @@ def start_lines(self: Runner) -> list[str]:
     lr = max(g.get('initial_lr', g['lr']) for g in optim.param_groups) if optim is not None else 0.
     length = f'{loop.max_epochs} epochs' if isinstance(loop, EpochBasedTrainLoop) else f'{loop.max_iters} iterations'
     batch = f'batch {each * self.world_size * getattr(optim, "accumulative_counts", 1)} ({self.world_size} × {each})'
-    return ([report.line()] if hasattr(report, 'line') else []) + [
+    return ([report.text()] if hasattr(report, 'text') else []) + [
         f'{len(dataset)} images, {batch}, lr {lr:.3g} ({self.lr_rule}), {length}, seed {self.seed}, {self.device}']
 
 def batch_size_of(
@@ -511,6 +512,13 @@ def check_loader(
     if length_of(loader) == 0:
         raise ValueError(f'the training data has {len(loader.dataset)} images, which is less than one batch of '
                          f'{batch_size_of(loader)}: no step would be done. Use a smaller batch_size, or drop_last=False')
+
+def check_pictures(
+    loader: Any,
+) -> None:             # DatasetError when some are missing
+    "Pictures that are not there stop a run before its first step."
+    dataset = getattr(loader, 'dataset', None)
+    if hasattr(dataset, 'check_pictures'): dataset.check_pictures()
 
 # %% ../../nbs/05_engine/09_runner.ipynb #6df7d291
 @patch
@@ -633,14 +641,15 @@ def check_same_run(self: Runner,
     changed = difflib.unified_diff(lines(meta), lines(mine), 'checkpoint', 'now', lineterm='', n=0)
     if text := '\n'.join(list(changed)[:40]): self.logger.warning(f'the config has changed since {name}:\n{text}')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #6bd509d4
+# %% ../../nbs/05_engine/09_runner.ipynb #97b5bb52
 @patch
 def prepare(self: Runner) -> None:
     "Everything before the first step: folders, seeds, weights, and the lines that say what will happen."
     if self.train_loop is None or self.train_dataloader is None:
         raise ValueError('nothing to train: give train_dataloader and train_cfg')
-    self.start()
     check_loader(self.train_dataloader)
+    for loader in (self.train_dataloader, self.val_dataloader): check_pictures(loader)
+    self.start()
     if self.iter == 0 and self.rng_to_restore is None: set_random_seed(self.seed, self.deterministic)
     self.load_or_resume()
     if self.world_size > 1 and not isinstance(self.model, DistributedModel):
@@ -729,7 +738,7 @@ def memory_hint(self: Runner) -> str:
             f'accumulative_counts={counts * 2} is the same training; smaller images, AmpOptimWrapper and with_cp=True '
             f'need less as well')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #25aeb5b6
+# %% ../../nbs/05_engine/09_runner.ipynb #96dd1e36
 @patch
 def val(self: Runner) -> dict[str, float]:
     "Validate once, with the weights of `load_from` if that is given."
@@ -745,8 +754,10 @@ def one_pass(self: Runner, loop: ValLoop, verb: str, name: str) -> dict[str, flo
     "One pass of a loop, outside of training."
     if loop is None: raise ValueError(f'nothing to {verb}: give {name}_dataloader')
     with fail_together():
+        check_pictures(loop.dataloader)
         self.start()
-        if self.load_from: self.load_or_resume()
+        path, report = self.load_from, self.load_or_resume() if self.load_from else None
+        if report is not None: check_complete(unwrap_model(self.model), report, path)
         self.call_hook('before_run')
         metrics = loop.run()
         self.call_hook('after_run')
@@ -780,7 +791,7 @@ def takes_num_classes(kind: str | type) -> bool:
     try: return 'num_classes' in inspect.signature(locate(kind) if isinstance(kind, str) else kind).parameters
     except (LookupError, ValueError, TypeError): return False
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a42a7227
+# %% ../../nbs/05_engine/09_runner.ipynb #48e7e261
 def loader_from_cfg(
     cfg: dict | Any,       # dict(batch_size, num_workers, sampler, batch_sampler, dataset, …), or a ready loader
     seed: int,             # of samplers that name none
@@ -790,37 +801,45 @@ def loader_from_cfg(
     "A loader from its config."
     if not isinstance(cfg, dict): return cfg
     from learndet.data.samplers import build_dataloader
-    cfg = dict(cfg)
-    dataset = build(cfg.pop('dataset'), DATASETS, f'{where}.dataset')
-    sampler = partial_from_cfg(cfg.pop('sampler', None) or dict(type='DefaultSampler', shuffle=train), seed=seed)
-    batch_sampler = partial_from_cfg(cfg.pop('batch_sampler', None))
-    if isinstance(cfg.get('collate_fn'), dict): cfg['collate_fn'] = partial_from_cfg(cfg['collate_fn'])
+    cfg, places = dict(cfg), [inspect.signature(f).parameters for f in (build_dataloader, torch.utils.data.DataLoader)]
+    check_keys(cfg, [k for k in dict.fromkeys(itertools.chain(*places)) if k != 'kwargs'], where)
+    dataset = build(cfg.pop('dataset', None), DATASETS, f'{where}.dataset')
+    if dataset is None: raise ValueError(f'{where} has no dataset: write dataset=dict(type=...)')
+    sampler = cfg.pop('sampler', None) or dict(type='DefaultSampler', shuffle=train)
+    sampler = partial_from_cfg(sampler, f'{where}.sampler', seed=seed)
+    batch_sampler = partial_from_cfg(cfg.pop('batch_sampler', None), f'{where}.batch_sampler')
+    if isinstance(cfg.get('collate_fn'), dict): cfg['collate_fn'] = partial_from_cfg(cfg['collate_fn'], f'{where}.collate_fn')
     return build_dataloader(dataset, sampler=sampler, batch_sampler=batch_sampler, **cfg)
 
 def partial_from_cfg(
     cfg: dict | Any,       # dict(type=…, arguments that are known)
+    where: str,            # its path in the config, for messages
+    registry: Registry = DATA_SAMPLERS,     # looked into first
     **defaults,            # arguments the config does not give, where the component takes them
 ):
     "A function that waits for the remaining arguments; None and ready objects stay as they are."
     if not isinstance(cfg, dict): return cfg
     cfg = dict(cfg)
-    kind = cfg.pop('type')
-    kind = locate(kind) if isinstance(kind, str) else kind
+    kind = find_component(cfg.pop('type', None), registry, where)
+    check_arguments(kind, cfg, where)
     takes = inspect.signature(kind).parameters
     return functools.partial(kind, **({k: v for k, v in defaults.items() if k in takes} | cfg))
 
-# %% ../../nbs/05_engine/09_runner.ipynb #a842320f
+# %% ../../nbs/05_engine/09_runner.ipynb #cf36ec0d
 def same_classes(
     loaders: dict,         # name -> loader, in order train, val, test; changed in place
 ) -> list[str]:            # one sentence for each class that only one of the sets has objects of
     "The same label means the same name in every set."
-    datasets = [getattr(loader, 'dataset', None) for loader in loaders.values()]
-    datasets = list(dict.fromkeys(d for d in datasets if isinstance(d, DetDataset)))
-    says = agree_on_classes(*datasets) if len(datasets) > 1 else []
+    named = {getattr(l, 'dataset', None): name.removesuffix('_dataloader') for name, l in reversed(loaders.items())}
+    (train, first), *others = [(d, n) for d, n in reversed(named.items()) if isinstance(d, DetDataset)] or [(None, '')]
+    says = {}
+    for d, name in others:                     # a test set that is the val set again says the same again: once is enough
+        says.setdefault(repr(d), agree_on_classes(train, d, names=(first, name)))
+    says = [text for texts in says.values() for text in texts]
     if says: warnings.warn('; '.join(says))
     return says
 
-# %% ../../nbs/05_engine/09_runner.ipynb #e1135d2d
+# %% ../../nbs/05_engine/09_runner.ipynb #d6830842
 def model_from_cfg(
     cfg: dict,                 # the whole config
     loaders: dict,             # name -> loader, built
@@ -833,7 +852,8 @@ def model_from_cfg(
     if isinstance(model, dict):
         source = f'{name}.dataset ({type(dataset).__name__})'
         if meta.get('classes'): model = fill_num_classes(model, tuple(meta['classes']), source)
-        model = build(model, where='model')
+        model, built_from = build(model, where='model'), model
+        model.model_cfg = built_from           # what a black box needs to build it again
         if not cfg.get('resume') and hasattr(model, 'init_weights'): init_weights(model, bool(cfg.get('load_from')))
     if meta and not getattr(model, 'dataset_meta', None): model.dataset_meta = dict(meta)
     if cfg.get('sync_bn') and get_world_size() > 1: model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -861,7 +881,7 @@ def init_weights(
         if not weights_follow: raise
         print(f'the pretrained backbone was not loaded ({e}); load_from follows')
 
-# %% ../../nbs/05_engine/09_runner.ipynb #53ee51f1
+# %% ../../nbs/05_engine/09_runner.ipynb #f76b358c
 def loops_from_cfg(cfg: dict) -> dict:
     "The loops whose data the config has."
     loops = {}
@@ -878,19 +898,21 @@ def loops_from_cfg(cfg: dict) -> dict:
 def hooks_from_cfg(cfg: dict) -> dict:
     "Default hooks as changed by the config, and custom hooks."
     usual, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or ()
+    check_keys(usual, usual_hooks(), 'default_hooks', others=.8)         # 'chekpoint' would be a second hook beside the usual one
     return dict(default_hooks={k: hook_from_cfg(v, f'default_hooks.{k}') for k, v in usual.items()},
                 custom_hooks=[hook_from_cfg(h, f'custom_hooks[{i}]') for i, h in enumerate(custom)])
 
 def hook_from_cfg(cfg: dict | Hook | None, where: str) -> Hook | None:
     "One hook; a `priority` beside its arguments is respected."
     if not isinstance(cfg, dict): return cfg
-    hook = build({k: v for k, v in cfg.items() if k != 'priority'}, HOOKS, where)
+    hook = HOOKS.build({k: v for k, v in cfg.items() if k != 'priority'}, where)
     if cfg.get('priority') is not None: hook.priority = cfg['priority']
     return hook
 
 def backends_from_cfg(cfgs: list | None) -> list | None:
     "Functions from a folder to a writer."
-    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}) for c in cfgs] if cfgs else None
+    return [partial_from_cfg({k: v for k, v in c.items() if k != 'save_dir'}, f'vis_backends[{i}]', VISBACKENDS)
+            for i, c in enumerate(cfgs)] if cfgs else None
 
 def evaluator_from_cfg(
     cfg: Any,          # a metric, a list of them, or a ready evaluator
@@ -901,11 +923,12 @@ def evaluator_from_cfg(
     if not isinstance(built, (list, tuple)) and (hasattr(built, 'metrics') or not isinstance(cfg, dict)): return built
     return locate('Evaluator')(list(built) if isinstance(built, (list, tuple)) else [built])
 
-# %% ../../nbs/05_engine/09_runner.ipynb #9a5bdd74
+# %% ../../nbs/05_engine/09_runner.ipynb #7b19867a
 def optimizer_from_cfg(cfg: dict, model: nn.Module, loader) -> dict:      # arguments of Runner
     "Optimizer, learning rate for the real batch, schedules."
     optim = build_optim_wrapper(model, cfg['optim_wrapper'])
     rule = {'enable': True} | dict(cfg['auto_scale_lr']) if cfg.get('auto_scale_lr') else None
+    check_keys(rule or (), ('enable', 'base_batch_size'), 'auto_scale_lr')
     batch = (batch_size_of(loader) or 1) * get_world_size() * getattr(optim, 'accumulative_counts', 1)
     line, base = auto_scale_lr(optim, rule, batch), (rule or {}).get('base_batch_size')
     if base and not rule['enable'] and base != batch:
@@ -919,6 +942,8 @@ def setup_env(
     "Apply the environment part of a config."
     cfg = dict(cfg or {})
     mp = dict(cfg.get('mp_cfg') or {})
+    check_keys(cfg, ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'), 'env_cfg')
+    check_keys(mp, ('mp_start_method', 'opencv_num_threads'), 'env_cfg.mp_cfg')
     torch.backends.cudnn.benchmark = bool(cfg.get('cudnn_benchmark'))
     method = mp.get('mp_start_method')
     if method and os.name != 'nt' and torch.multiprocessing.get_start_method(allow_none=True) != method:
@@ -927,14 +952,14 @@ def setup_env(
         import cv2
         cv2.setNumThreads(mp['opencv_num_threads'])
 
-# %% ../../nbs/05_engine/09_runner.ipynb #c8ec929b
+# %% ../../nbs/05_engine/09_runner.ipynb #07641767
 def plain_cfg(
     cfg,               # a Config, or nested dicts
 ) -> dict:             # ordinary dicts
     "The fields of a config; a top-level name that is nearly one of a run's fields is an error."
     check_fields(cfg if isinstance(cfg, Config) else Config({k: None for k in cfg}))
     cfg = cfg.to_dict() if isinstance(cfg, Config) else dict(cfg)
-    if cfg.get('data_preprocessor') and isinstance(cfg['model'], dict):
+    if cfg.get('data_preprocessor') and isinstance(cfg.get('model'), dict):
         cfg['model'] = dict(data_preprocessor=cfg['data_preprocessor']) | cfg['model']
     return cfg
 
@@ -944,7 +969,10 @@ def runner_args(
     "Build what a config describes, in the order in which things need each other: data, model, optimizer, schedules."
     given, cfg = cfg, plain_cfg(cfg)
     if cfg.get('custom_imports'): custom_imports(**cfg['custom_imports'])
+    for field, needs in (('model', True), ('optim_wrapper', cfg.get('train_dataloader') and cfg.get('train_cfg'))):
+        if needs and not cfg.get(field): raise ValueError(f'the config has no {field}: write {field}=dict(...)')
     env, randomness = cfg.get('env_cfg') or {}, cfg.get('randomness') or {}
+    check_keys(randomness, ('seed', 'deterministic', 'diff_rank_seed'), 'randomness')
     setup_env(env)
     device = torch.device(cfg.get('device') or init_dist(cfg.get('launcher') or 'none', **env.get('dist_cfg') or {}))
     set_random_seed(seed := sync_random_seed(randomness.get('seed')))

@@ -10,14 +10,14 @@ __all__ = ['INF', 'get_param', 'set_param', 'ParamScheduler', 'LinearLR', 'Multi
            'StepParamScheduler', 'ExponentialParamScheduler', 'CosineAnnealingParamScheduler', 'PolyParamScheduler',
            'QuadraticWarmupParamScheduler', 'iters_from_epochs', 'build_schedulers', 'schedule_curve', 'plot_schedule']
 
-# %% ../../nbs/05_engine/03_schedules.ipynb #eb3b748e
+# %% ../../nbs/05_engine/03_schedules.ipynb #435fad0c
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from ..core.patch import patch
-from ..core.registry import PARAM_SCHEDULERS, call
+from ..core.registry import PARAM_SCHEDULERS, call, find_component
 
 # %% ../../nbs/05_engine/03_schedules.ipynb #ae3c6dec
 INF = int(1e9)          # the end of a piece that has none
@@ -204,7 +204,7 @@ class CosineAnnealingParamScheduler(CosineAnnealingLR): "`CosineAnnealingLR` for
 class PolyParamScheduler(PolyLR): "`PolyLR` for the parameter `param_name`."
 class QuadraticWarmupParamScheduler(QuadraticWarmupLR): "`QuadraticWarmupLR` for the parameter `param_name`."
 
-# %% ../../nbs/05_engine/03_schedules.ipynb #411861a2
+# %% ../../nbs/05_engine/03_schedules.ipynb #744f3278
 def iters_from_epochs(
     cfg: dict,            # a piece whose clock is the epoch
     epoch_length: int,    # iterations of an epoch
@@ -229,7 +229,8 @@ def build_schedulers(
         if not isinstance(cfg, dict): out.append(cfg); continue
         cfg = dict(cfg)
         if cfg.pop('convert_to_iter_based', False): cfg = iters_from_epochs(cfg, epoch_length)
-        out.append(call(PARAM_SCHEDULERS.get(cfg.pop('type')), dict(optimizer=optimizer, **cfg), f'param_scheduler.{i}'))
+        where, kind = f'param_scheduler.{i}', cfg.pop('type', None)
+        out.append(call(find_component(kind, PARAM_SCHEDULERS, where), dict(optimizer=optimizer, **cfg), where))
     return out
 
 # %% ../../nbs/05_engine/03_schedules.ipynb #1e83fd93

@@ -139,7 +139,7 @@ def draw_detections(
     ax.figure.savefig(path, bbox_inches='tight', pad_inches=0); plt.close(ax.figure)
     return path
 
-# %% ../../nbs/09_tools/01_commands.ipynb #3ed66741
+# %% ../../nbs/09_tools/01_commands.ipynb #a503af21
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 def predict(
@@ -160,9 +160,11 @@ def predict(
     model = init_detector(read_config(config, cfg_options), checkpoint, device)
     samples = inference_detector(model, files, batch_size)
     for path, sample in zip(files, samples): draw_detections(path, sample, model.dataset_meta['classes'], Path(out_dir), score_thr)
+    scores = torch.cat([s.pred_instances.scores.cpu() for s in samples])
+    print(f'{len(files)} pictures in {out_dir}: {(scores > score_thr).sum()} of {len(scores)} detections have a score above {score_thr}')
     return samples
 
-# %% ../../nbs/09_tools/01_commands.ipynb #17125752
+# %% ../../nbs/09_tools/01_commands.ipynb #8347ff2c
 def browse(
     config: str | Path | dict,         # a file, a name, or a config
     output_dir: str = 'outputs/browse',   # pictures go here
@@ -186,6 +188,7 @@ def browse(
             show_bboxes(sample.gt_instances.bboxes, labels=sample.gt_instances.labels.tolist(), classes=list(dataset.metainfo['classes']), ax=ax)
         files.append(Path(output_dir) / f"{Path(sample.metainfo['img_path']).stem}.png")
         ax.figure.savefig(files[-1], bbox_inches='tight', pad_inches=0); plt.close(ax.figure)
+    print(f'{len(files)} pictures of {len(dataset)} in {output_dir}')
     return files
 
 # %% ../../nbs/09_tools/01_commands.ipynb #2fe1ceb8

@@ -6,7 +6,7 @@
 __all__ = ['NO_CLASSES', 'as_config', 'test_pipeline_of', 'init_detector', 'classes_in_config', 'as_results', 'prepare',
            'inference_detector']
 
-# %% ../../nbs/09_tools/00_inference.ipynb #43c4e853
+# %% ../../nbs/09_tools/00_inference.ipynb #c8ede35a
 from pathlib import Path
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from ..core.registry import build
 from ..data.samplers import pseudo_collate
 from ..data.transforms.pipeline import Compose
-from ..engine.checkpoint import load_checkpoint, load_state
+from ..engine.checkpoint import check_complete, load_checkpoint, load_state
 from ..engine.config import Config
 from ..engine.config_recipes import parse_options
 from ..engine.runner import fill_num_classes
@@ -42,7 +42,7 @@ def test_pipeline_of(
         return [dict(t) for t in dataset['pipeline'] if 'Annotations' not in str(t['type'])]
     raise ValueError('the config has neither test_dataloader nor val_dataloader, so there is no test pipeline in it')
 
-# %% ../../nbs/09_tools/00_inference.ipynb #20689f29
+# %% ../../nbs/09_tools/00_inference.ipynb #5778c710
 NO_CLASSES = ('neither the checkpoint (meta.dataset_meta.classes) nor the config (metainfo.classes of a dataset, num_classes of the heads) says '
               'how many classes there are: write metainfo=dict(classes=(...)) into test_dataloader.dataset')
 
@@ -57,6 +57,7 @@ def init_detector(
     if cfg_options: config.merge_from_dict(cfg_options if isinstance(cfg_options, dict) else parse_options(cfg_options))
     if is_mmdet(config):
         model = from_mmdet(config, checkpoint, device)
+        if checkpoint: check_complete(model, model.load_report, checkpoint)
         model.test_pipeline = Compose(build(test_pipeline_of(config)))
         return model
     found = load_checkpoint(str(checkpoint)) if checkpoint else {}
@@ -67,7 +68,7 @@ def init_detector(
     if classes: model_cfg = fill_num_classes(model_cfg, classes, 'the checkpoint' if meta else 'the config')
     elif 'num_classes' not in str(model_cfg): raise ValueError(NO_CLASSES)
     model = build(model_cfg, where='model')
-    if checkpoint: model.load_report = load_state(model, found.get('state_dict', found))
+    if checkpoint: check_complete(model, load_state(model, found.get('state_dict', found)), checkpoint)
     model.cfg, model.dataset_meta = config, {**meta, 'classes': classes}
     model.test_pipeline = Compose(build(test_pipeline_of(config)))
     return model.to(device).eval()

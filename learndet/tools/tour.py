@@ -28,7 +28,7 @@ from ..visualization.assignment import show_assignment
 from ..visualization.curves import read_scalars, show_curves
 from ..visualization.predictions import show_predictions
 
-# %% ../../nbs/09_tools/02_tour.ipynb #417c4465
+# %% ../../nbs/09_tools/02_tour.ipynb #1dbb7306
 STYLE = 'body{font:16px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em}img{max-width:100%}pre{background:#f4f4f4;padding:1em;overflow:auto}'
 
 def figure_to_html(
@@ -45,11 +45,11 @@ def write_page(
     title: str,          # of the page
     parts: list,         # (heading, text or Figure) pairs, in order
 ) -> Path:
-    "One self-contained page of headings, texts and figures."
-    body = ''.join(f'<h2>{html.escape(h)}</h2>' + (figure_to_html(c, h) if isinstance(c, Figure) else f'<pre>{html.escape(str(c))}</pre>')
-                   for h, c in parts)
-    Path(path).write_text(f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-                          f'<h1>{html.escape(title)}</h1>{body}', encoding='utf-8')
+    "One self-contained page of headings, texts and figures; long lines scroll, by keyboard too."
+    text = lambda heading, said: f'<pre tabindex="0" role="region" aria-label="{html.escape(heading)}">{html.escape(str(said))}</pre>'
+    body = ''.join(f'<h2>{html.escape(h)}</h2>' + (figure_to_html(c, h) if isinstance(c, Figure) else text(h, c)) for h, c in parts)
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    Path(path).write_text(f'<!doctype html><html lang="en"><head>{head}</head><body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>', encoding='utf-8')
     return Path(path)
 
 # %% ../../nbs/09_tools/02_tour.ipynb #9a3ce0ae

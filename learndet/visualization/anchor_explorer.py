@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recall_by_size', 'spread_over_levels', 'AnchorExplorer', 'explore_priors']
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #8de0f7bf
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #7d4d0697
 import math
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..core.patch import patch
 from ..structures.overlaps import bbox_overlaps
 from ..task_modules.prior_generators.anchor_generator import AnchorGenerator, single_level_grid_priors
 from ..task_modules.prior_generators.fit_anchors import anchor_fit, fit_anchors, shape_overlaps
-from .box_canvas import BoxCanvas, control, style
+from .box_canvas import BoxCanvas, control, style, synced
 from .priors import middle_cell, prior_coverage
 
 # %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #74a2c54c
@@ -44,9 +44,10 @@ def spread_over_levels(
     middle = [center_offset * torch.tensor([*s, *s], dtype=torch.float32) for s in strides]
     return [torch.cat([-a / 2, a / 2], dim=-1) + m for a, m in zip(shapes, middle)]
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #7c897162
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #3574fab5
 class AnchorExplorer(BoxCanvas):
     "Priors of an image, cell by cell, and how well they cover a dataset."
+    cell = synced('List')       # [level, row, column] whose anchors are shown: by hovering, or set from Python
     def __init__(self,
         generator: AnchorGenerator,
         img: Any,                                   # (H, W, 3) uint8 RGB, or a (3, H, W) tensor: the network's input
@@ -69,8 +70,10 @@ class AnchorExplorer(BoxCanvas):
         if len(self.objects): controls.append(control('anchors', 'generator', options=choice, help='or shapes fitted to the dataset'))
         dots = style('one dot a cell; hover to see its anchors', '#000000', kind='dot', shape='small', alpha=.6)
         super().__init__(img, gts=gts, controls=controls, title='Anchors', noun='anchor', score_name='IoU with an object', styles=[dots])
+        self.observe(lambda change: self.pointed(), 'hovered')
+        self.observe(lambda change: self.point(), 'cell')
 
-# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #22ebd975
+# %% ../../nbs/07_visualization/06_anchor_explorer.ipynb #374f1409
 @patch
 def current(self: AnchorExplorer) -> tuple[list[Tensor], list[tuple]]:      # L × (A, 4) base anchors, L strides
     "Base anchors and strides of the controls."
@@ -98,7 +101,26 @@ def update(self: AnchorExplorer):
     self.per_level = [single_level_grid_priors(b, size, s) for b, size, s in zip(base, grid, strides)]
     self.best, _ = prior_coverage(self.per_level, self.objects)
     self.put(**self.arrays(), hovered=self.prior_of(len(grid) // 2))
+    self.pointed()
     self.put(panels=self.tell(), scenes=self.tour())
+
+@patch
+def cell_of(self: AnchorExplorer,
+    prior: int,             # which of the P
+) -> list[int]:             # level, row, column; empty where there is no such prior
+    "Which cell an anchor stands in."
+    for level, (part, (_, w), base) in enumerate(zip(self.per_level, self.grid, self.base)):
+        if 0 <= prior < len(part): return [level, *divmod(prior // len(base), w)]
+        prior -= len(part)
+    return []
+
+@patch
+def pointed(self: AnchorExplorer): "Another anchor is hovered."; self.cell = self.cell_of(self.hovered)
+
+@patch
+def point(self: AnchorExplorer):
+    "Another cell was asked for."
+    if self.cell and self.cell != self.cell_of(self.hovered): self.hovered = self.prior_of(self.cell[0], tuple(self.cell[1:]))
 
 @patch
 def arrays(self: AnchorExplorer) -> dict:       # traits

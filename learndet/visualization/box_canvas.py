@@ -255,7 +255,7 @@ def change(self: BoxCanvas,
     if unknown: raise ValueError(f'no control {sorted(unknown)}; there are {", ".join(self.params) or "none"}')
     self.params = {**self.params, **params}
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #3b9efc5a
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #aca480e1
 @patch
 def visible(self: BoxCanvas,
     pane: int = 0,              # which of the S pictures
@@ -299,8 +299,9 @@ VIEW = ('params', 'show', 'levels', 'classes', 'threshold', 'view', 'renderer', 
 
 @patch
 def state_dict(self: BoxCanvas) -> dict:
-    "What a person has set: arguments, filters, view, selection."
-    return {k: json.loads(json.dumps(getattr(self, k))) for k in VIEW}
+    "What a person has set: arguments, filters, view, selection, and where boxes were dragged."
+    kept = {k: json.loads(json.dumps(getattr(self, k))) for k in VIEW}
+    return {**kept, 'gts': self.array('gts').tolist()} if self.drag else kept
 
 @patch
 def load_state_dict(self: BoxCanvas,
@@ -311,6 +312,7 @@ def load_state_dict(self: BoxCanvas,
     self.scene = state['scene']
     self._busy = busy
     for k in VIEW[:-1]: setattr(self, k, state[k])
+    if self.drag and 'gts' in state: self.gts = to_bytes('gts', state['gts'])
 
 # %% ../../nbs/07_visualization/05_box_canvas.ipynb #634efe0c
 @patch

@@ -91,6 +91,14 @@ export function number(v) {
         : v.toExponential(2);
 }
 
+export function apart(v, limits) {
+  // as many digits as it takes to tell a value from the limits it is compared with
+  if (Math.abs(v) < 1e-3) return number(v);
+  let n = 3;
+  while (n < 7 && limits.some(t => t !== v && t.toFixed(n) === v.toFixed(n))) n++;
+  return n > 3 ? v.toFixed(n) : number(v);
+}
+
 export function rgb(color) {
   return [1, 3, 5].map(k => parseInt(color.slice(k, k + 2), 16));
 }
@@ -220,6 +228,7 @@ const STYLE = `
   padding:3px 7px;border-radius:4px;font-size:12px;white-space:pre;z-index:3}
 .ld .sr{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .ld .key{display:inline-block;vertical-align:-2px}
+.ld canvas.key{background:#fff}
 .ld svg text{font:11px system-ui,sans-serif;fill:currentColor}
 .ld .caption{font-weight:600}
 .ld .table{max-height:260px;overflow:auto}`;
@@ -456,8 +465,9 @@ export function plot(p, width = 300, height = 150) {
       node.append(
         svg(
           'text',
-          {x: width - R - 2, y: T + 10 + 13 * k, 'text-anchor': 'end', style: `fill:${color}`},
-          document.createTextNode((s.kind === 'points' ? (k % 2 ? '× ' : '● ') : s.dash ? '╌ ' : '— ') + s.name),
+          {x: width - R - 2, y: T + 10 + 13 * k, 'text-anchor': 'end'},
+          svg('tspan', {style: `fill:${color}`}, document.createTextNode(s.kind === 'points' ? (k % 2 ? '× ' : '● ') : s.dash ? '╌ ' : '— ')),
+          document.createTextNode(s.name),
         ),
       );
   });
@@ -476,7 +486,7 @@ function panel(p, locked, select, clicked) {
       el(
         'table',
         {},
-        el('thead', {}, el('tr', {}, ...(p.columns || []).map(c => el('th', {scope: 'col'}, c)))),
+        el('thead', {}, el('tr', {}, ...(p.columns || []).map(c => (c ? el('th', {scope: 'col'}, c) : el('td'))))),
         el(
           'tbody',
           {},
@@ -743,7 +753,8 @@ export function render({model, el: host}) {
     if (d.level.length) parts.push(get('level_names')[d.level[i]] ?? `level ${d.level[i]}`);
     if (d.state.length) parts.push((styles[d.state[pane * d.n + i]] || {name: 'hidden'}).name);
     if (l >= 0) parts.push(`${get('label_noun')} ${name(l)}`);
-    if (d.score.length) parts.push(`${get('score_name')} ${number(d.score[i])}`);
+    const limits = [get('threshold'), ...Object.values(get('params'))].filter(Number.isFinite).map(Math.fround);
+    if (d.score.length) parts.push(`${get('score_name')} ${apart(d.score[i], limits)}`);
     return parts.join(', ');
   }
 

@@ -88,7 +88,7 @@ def test_replay_repeats_it(tmp_path, how):
     assert found['terms'] == error.report['terms']
     assert found['first'] == error.report['first'] and 'spot_9.png' in str(found['report']['images'])
     kept = torch.load(error.path, weights_only=True)                                   # plain data
-    assert set(kept) == {'meta', 'state_dict', 'data', 'rng', 'report'}
+    assert set(kept) == {'meta', 'state_dict', 'data', 'rng', 'report', 'model_cfg'} and kept['model_cfg'] is None
 
 
 def test_a_gradient_that_is_not_finite(tmp_path):

@@ -41,6 +41,7 @@ def test_test_and_predict_read_it(trained):
     picture = sorted(Path(samples_dir(), 'JPEGImages').glob('val_*'))[0]
     done = learndet('predict', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', picture, '--out-dir', 'vis', '--cfg-options', *options, cwd=folder)
     assert done.returncode == 0 and (folder / f'vis/{picture.stem}.png').exists(), done.stderr[-3000:]
+    assert '1 pictures in vis: ' in done.stdout and 'detections have a score above' in done.stdout
 
 
 def test_mistakes_end_in_one_line(tmp_path):

@@ -153,3 +153,14 @@ def test_static_frame_needs_no_kernel(page, tmp_path, monkeypatch):
     frame = page.frame_locator('iframe')
     frame.locator('.ld[data-draws]').wait_for()
     assert frame.locator('.ld').get_attribute('data-visible') == '4'
+
+
+def test_a_number_near_a_limit_has_enough_digits(open_widget):
+    "A prior below a threshold of 0.4 must not be said to have 0.400; others need three digits."
+    boxes = np.float32([[10, 10, 20, 20], [40, 10, 50, 20], [70, 10, 80, 20], [100, 10, 110, 20]])
+    w = open_widget(BoxCanvas(boxes=boxes, score=[.39996, .4, .7, 1e-9], size=[60, 120], controls=[control('thr', .4)], score_range=[0., 1.], threshold=0.))
+    said = []
+    for x in (15, 45, 75, 105):
+        w.hover(x, 15)
+        said.append(w.root.locator('.card').text_content().split('score ')[1])
+    assert said == ['0.39996', '0.400', '0.700', '1.00e-9']

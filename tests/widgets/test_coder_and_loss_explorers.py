@@ -70,10 +70,12 @@ def test_values_and_gradients_are_the_losses_own():
         assert not w.message
         for name, loss in LOSSES.items():
             value, gradient = loss_and_gradient(loss, pred[None], GT[None])
-            assert torch.equal(w.values[name][0], value) and torch.equal(w.values[name][1], gradient) and gradient.isfinite().all()
+            assert w.values[name] == float(value) and w.grads[name] == gradient[0].tolist() and gradient.isfinite().all()
     for name in LOSSES:
         w.change(loss=name)
-        assert np.allclose(w.array('arrows'), pull_arrows(w.pred[0], w.values[name][1][0]))
+        assert np.allclose(w.array('arrows'), pull_arrows(torch.tensor(w.pred), torch.tensor(w.grads[name])))
+    w.pred = GT.tolist()                                                                              # moved from Python
+    assert w.array('gts')[1].tolist() == GT.tolist() and all(abs(v) < 1e-6 for v in w.values.values())
     w.clicked = ['Losses', 0, 0, 1]
     assert w.params['loss'] == 'IoU'
 

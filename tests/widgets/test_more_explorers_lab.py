@@ -3,7 +3,11 @@ CELLS = ('''import tempfile, time, numpy as np, torch
 from torch import nn
 from IPython.display import display
 from learndet.core.samples import CLASSES, make_scene
+from learndet.data.preprocessor import DetDataPreprocessor
 from learndet.data.transforms.cropping import RandomCrop
+from learndet.models.backbones.resnet import ResNet
+from learndet.structures.instance_data import DetDataSample, InstanceData
+from learndet.zoo.retinanet import retinanet
 from learndet.data.transforms.loading import scene_results
 from learndet.engine.optimizers import OptimWrapper
 from learndet.engine.runner import IterBasedTrainLoop, Runner
@@ -12,7 +16,7 @@ from learndet.structures.nms import NMS
 from learndet.task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
 from learndet.task_modules.losses.iou_losses import DIoULoss
 from learndet.visualization.coder_explorer import explore_coder
-from learndet.visualization.loss_explorer import explore_losses, loss_and_gradient
+from learndet.visualization.loss_explorer import explore_batch_losses, explore_losses, loss_and_gradient
 from learndet.visualization.model_flow import explore_model
 from learndet.visualization.nms_explorer import explore_nms
 from learndet.visualization.pipeline_explorer import explore_pipeline
@@ -35,7 +39,11 @@ coder = explore_coder(DeltaXYWHBBoxCoder(), prior, box, scenes[5].img)
 losses = explore_losses(prior, box, scenes[5].img)
 flow = explore_model(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.randn(1, 3, 32, 48))
 monitor = TrainingMonitor(share=.5)
-for widget in (nms, predictions, pipeline, coder, losses, flow, monitor): display(widget)''',
+detector = retinanet(3, ResNet(18), channels=8, stacked_convs=1, data_preprocessor=DetDataPreprocessor([120.] * 3, [60.] * 3, pad_size_divisor=32))
+sample = DetDataSample(metainfo=dict(img_shape=scenes[5].img.shape[:2], scale_factor=(1., 1.)))
+sample.gt_instances = InstanceData(bboxes=torch.tensor(scenes[5].bboxes).float(), labels=torch.tensor(scenes[5].labels))
+batch = explore_batch_losses(detector, dict(inputs=[torch.tensor(scenes[5].img).permute(2, 0, 1)], data_samples=[sample]), classes=CLASSES)
+for widget in (nms, predictions, pipeline, coder, losses, flow, monitor, batch): display(widget)''',
 '''class Slow(nn.Module):
     def __init__(self):
         super().__init__()
@@ -110,7 +118,7 @@ def test_every_handle_runs_the_library(notebook):
     page.mouse.move(*w.place(70, 60)); page.mouse.down(); page.mouse.move(*w.place(75, 60), steps=3); page.mouse.up()
     w.wait("Math.abs(w.data().gts[4] - 65) < 1.5")
     page.wait_for_timeout(100)
-    value = nb.python('[float(losses.values["DIoU"][0]), float(DIoULoss()(torch.tensor(losses.array("gts"))[1:], torch.tensor(losses.array("gts"))[:1]))]')
+    value = nb.python('[losses.values["DIoU"], float(DIoULoss()(torch.tensor(losses.array("gts"))[1:], torch.tensor(losses.array("gts"))[:1]))]')
     assert abs(value[0] - value[1]) < 1e-6
 
     w = nb.canvas(5)                                                            # a model: look into a module
@@ -118,6 +126,17 @@ def test_every_handle_runs_the_library(notebook):
     w.root.locator('[data-panel$="to learn"]').locator('tbody tr').nth(1).click()
     w.root.locator('[data-panel="1"] img').wait_for()
     assert nb.python('flow.row') == 1
+
+    w = nb.canvas(7)                                                            # a batch's loss: one level, one term, one prior
+    w.root.scroll_into_view_if_needed()
+    w.control('term').select_option('box')
+    w.wait("w.model.get('panels').some(p => p.title === 'Top contributors, box')")
+    w.filter('levels.0').uncheck()
+    w.wait("w.model.get('panels').some(p => p.title === 'Top contributors, box, levels 1, 2, 3, 4')")
+    w.root.locator('[data-panel^="Top contributors"]').locator('tbody tr').nth(1).click()
+    w.root.locator('[data-panel^="Terms of prior"]').first.wait_for()
+    picked = nb.python('[batch.selected_prior, batch.top(2)[1]["prior"], batch.terms().query("term == \'box\' and part == \'all\'").divided.item(), float(batch.each[batch.selected_prior])]')
+    assert picked[0] == picked[1] and abs(picked[2] - picked[3]) < 1e-6 and f'prior {picked[0]}' in w.root.locator('[data-panel^="Terms"] h2').first.text_content()
 
     w = nb.canvas(6)                                                            # a training: the picture moves while the kernel is busy
     w.root.scroll_into_view_if_needed()

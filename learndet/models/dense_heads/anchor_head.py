@@ -135,17 +135,35 @@ def get_targets(
         bbox_targets=torch.where(pos[..., None], targets, 0.), bbox_weights=pos[..., None].float().expand(-1, -1, 4),
         avg_factor=reduce_mean(sampled.avg_factor), gt_inds=assigned.gt_inds)
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #24bcf945
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #13b1af33
 def loss_of_levels(
     loss: nn.Module,               # (outputs, targets, weights, avg_factor) → 0-d
     *columns: Tensor,              # outputs, targets and weights, (B, P) or (B, P, ·) each
     level_sizes: list[int],        # L numbers of priors, their sum is P
-    avg_factor: Tensor,            # 0-d, what the sum is divided by
-) -> Tensor:                       # 0-d
+    **how,                         # avg_factor: what the sum is divided by; reduction_override: 'none' adds up and divides nothing
+) -> Tensor:                       # 0-d; (B, P, ·) for 'none'
     "A loss over the priors of all levels: in one go, or level by level where the loss asks for it."
     sizes = level_sizes if getattr(loss, 'by_level', False) else [sum(level_sizes)]
     levels = zip(*(column.split(sizes, dim=1) for column in columns))
-    return sum(loss(*(column.flatten(0, 1) for column in level), avg_factor=avg_factor) for level in levels)
+    said = [loss(*(column.flatten(0, 1) for column in level), **how) for level in levels]
+    if how.get('reduction_override') != 'none': return sum(said)
+    return torch.cat([s.view(len(columns[0]), n, -1) for s, n in zip(said, sizes)], dim=1)
+
+@patch
+def compare(
+    self: AnchorHead,
+    cls_scores: Tensor,            # (B, P, K) logits
+    bbox_preds: Tensor,            # (B, P, 4) deltas
+    priors: list[Tensor],          # L × (·, 4) xyxy, P together
+    targets: DenseTargets,         # what they should have been
+    reduction: str | None = None,  # 'none': before anything is added up or divided; None: as each loss was built
+) -> tuple[Tensor, Tensor]:        # classification loss and box loss: 0-d each, (B, P, ·) for 'none'
+    "Both losses of a batch whose targets are known."
+    how = dict(level_sizes=[len(p) for p in priors], avg_factor=targets.avg_factor) | (dict(reduction_override=reduction) if reduction else {})
+    bbox_preds = bbox_preds.float()
+    if self.reg_decoded_bbox: bbox_preds = self.bbox_coder.decode(torch.cat(priors), bbox_preds)
+    return (loss_of_levels(self.loss_cls, cls_scores, targets.labels, targets.label_weights, **how),
+            loss_of_levels(self.loss_bbox, bbox_preds, targets.bbox_targets, targets.bbox_weights, **how))
 
 @patch
 def losses_of(
@@ -157,12 +175,8 @@ def losses_of(
     gt: GroundTruth,               # the batch's objects, padded
 ) -> tuple[Tensor, Tensor]:        # 0-d classification loss, 0-d box loss
     "Assign, sample, encode and compare, for a whole batch of flattened outputs."
-    how, priors = dict(level_sizes=[len(p) for p in priors]), torch.cat(priors)
-    with torch.no_grad(): targets = self.get_targets(priors, prior_valid, gt)
-    bbox_preds, how['avg_factor'] = bbox_preds.float(), targets.avg_factor
-    if self.reg_decoded_bbox: bbox_preds = self.bbox_coder.decode(priors, bbox_preds)
-    return (loss_of_levels(self.loss_cls, cls_scores, targets.labels, targets.label_weights, **how),
-            loss_of_levels(self.loss_bbox, bbox_preds, targets.bbox_targets, targets.bbox_weights, **how))
+    with torch.no_grad(): targets = self.get_targets(torch.cat(priors), prior_valid, gt)
+    return self.compare(cls_scores, bbox_preds, priors, targets)
 
 @patch
 def compile_task(

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['SingleStageDetector', 'RetinaNet']
 
-# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #b803f24c
+# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #08ac56db
 from torch import Tensor, nn
 
 from ...core.patch import patch
 from .base_detector import BaseDetector
-from ..necks.fpn import check_channels
+from ..necks.fpn import check_channels, check_head
 from ...structures.instance_data import DetDataSample, InstanceData
 
-# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #f32c58e2
+# %% ../../../nbs/04_models/05_detectors/01_single_stage.ipynb #ad6506cd
 class SingleStageDetector(BaseDetector):
     "Backbone, neck and a dense head."
     def __init__(
@@ -25,7 +25,7 @@ class SingleStageDetector(BaseDetector):
         init_cfg=None,
     ):
         super().__init__(data_preprocessor, init_cfg)
-        if neck is not None: check_channels(backbone, neck)
+        if neck is not None: check_channels(backbone, neck); check_head(neck, bbox_head)
         self.backbone, self.neck, self.bbox_head = backbone, neck, bbox_head
 
     def extract_feat(

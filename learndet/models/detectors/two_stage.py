@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['given_proposals', 'TwoStageDetector', 'RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN']
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #18ed7231
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #7241f214
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -14,7 +14,7 @@ from ...core.patch import patch
 from ..dense_heads.rpn_head import Proposals
 from .base_detector import BaseDetector
 from .single_stage import SingleStageDetector
-from ..necks.fpn import check_channels
+from ..necks.fpn import check_channels, check_head
 from ..roi_heads.standard_roi_head import regions_to_rois
 from ...structures.ground_truth import padded_size
 from ...structures.instance_data import DetDataSample, InstanceData
@@ -38,7 +38,7 @@ def given_proposals(
     valid = there & block.isfinite().all(-1) & (block[..., 2] > block[..., 0]) & (block[..., 3] > block[..., 1])      # boxes with an area
     return Proposals(block[..., :4].where(valid[..., None], 0.), block[..., 4].where(valid, 0.), valid)
 
-# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #e63fce84
+# %% ../../../nbs/04_models/05_detectors/02_two_stage.ipynb #33730a4c
 class TwoStageDetector(BaseDetector):
     "A region proposal network and a head that looks at its proposals."
     def __init__(
@@ -51,7 +51,7 @@ class TwoStageDetector(BaseDetector):
         init_cfg=None,
     ):
         super().__init__(data_preprocessor, init_cfg)
-        if neck is not None: check_channels(backbone, neck)
+        if neck is not None: check_channels(backbone, neck); check_head(neck, rpn_head)
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
 
     def extract_feat(
