@@ -70,7 +70,7 @@ def test_every_handle_runs_the_library(notebook):
     w.control('iou_threshold').focus()
     for _ in range(25): page.keyboard.press('ArrowRight')
     w.wait("Math.abs(w.model.get('params').iou_threshold - .75) < 1e-6 && w.model.get('panels')[0].rows.at(-1)[2] !== '%d stay'" % before)
-    assert nb.python('sorted(nms.keep.tolist())') == nb.python('sorted(NMS(.75)(*[f.float() if f.is_floating_point() else f for f in found])[0].tolist())')
+    assert nb.python('sorted(nms.keep)') == nb.python('sorted(NMS(.75)(*[f.float() if f.is_floating_point() else f for f in found])[0].tolist())')
     w.panel('Steps').or_(w.root.locator('[data-panel^="Steps"]')).first.locator('tbody tr').last.click()
     w.wait("w.data().state.filter(s => s == 1).length === %d" % nb.python('len(nms.keep)'))
     w.control('rule').select_option('soft, linear')
@@ -106,7 +106,7 @@ def test_every_handle_runs_the_library(notebook):
     w.settle()
     x1, y1, x2, y2 = w.js('[...w.data().gts.slice(0, 4)]')
     page.wait_for_timeout(300)
-    gts, deltas = nb.python('[coder.array("gts").tolist(), coder.deltas.tolist()]')
+    gts, deltas = nb.python('[coder.array("gts").tolist(), coder.deltas]')
     assert gts[0] == [x1, y1, x2, y2] and abs((y2 - y1) - 65) < .1 and abs((x2 - x1) - 64) < .1
     expected = nb.python('DeltaXYWHBBoxCoder().encode(torch.tensor(coder.array("gts"))[:1], torch.tensor(coder.array("gts"))[1:])[0].tolist()')
     assert max(abs(a - b) for a, b in zip(deltas, expected)) < 1e-5
