@@ -421,7 +421,7 @@ def draw_objects(self: BoxCanvas,
         show_bboxes(mates, colors=class_colors(len(mates)), ax=ax, linewidth=1.5)
     if 0 <= self.selected_prior < len(boxes): show_bboxes(boxes[self.selected_prior][None], colors='k', ax=ax, linewidth=2.5)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #f8f979cc
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #7ade44c5
 def panel_text(
     panel: dict,                # title, and one of text, alert, rows with columns
 ) -> str:
@@ -462,8 +462,8 @@ def panel_height(
     panel: dict,                # see `panel_text` and `draw_panel`
 ) -> tuple[float, float]:       # inches: of what is inside its axes, and of title and labels around them
     "The room a panel needs to stay clear of the next."
-    if 'series' in panel: return 1.05, .65
-    return .112 * sum(1 if 'rows' in panel else len(textwrap.wrap(line, 54)) or 1 for line in panel_text(panel).split('\n')), .3
+    if 'series' in panel: return 1.25, .65
+    return .12 * sum(1 if 'rows' in panel else len(textwrap.wrap(line, 54)) or 1 for line in panel_text(panel).split('\n')), .3
 
 @patch
 def figure(self: BoxCanvas) -> Figure:
