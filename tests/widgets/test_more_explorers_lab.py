@@ -75,6 +75,13 @@ def test_every_handle_runs_the_library(notebook):
     w.wait("w.data().state.filter(s => s == 1).length === %d" % nb.python('len(nms.keep)'))
     w.control('rule').select_option('soft, linear')
     w.wait("w.data().state.some(s => s == 3)")
+    w.wait("Math.abs(w.model.get('iou_thr') - .75) < 1e-6")     # traits of their own names: from the slider to the kernel and back,
+    w.js("(w.model.set('iou_thr', .6), w.model.save_changes())")                        # from the page without a slider,
+    w.wait("w.model.get('params').iou_threshold === .6 && w.model.get('panels').some(p => p.title.startsWith('Steps'))")
+    assert nb.python('[nms.iou_thr, nms.nms.iou_threshold, nms.keep == nms.kept.tolist()]') == [.6, .6, True]
+    nb.python('setattr(nms, "score_thr", .4)')                                          # and from Python
+    w.wait("w.model.get('params').score_thr === .4 && w.model.get('score_thr') === .4 && w.data().state.some(s => s == 5)")
+    assert w.control('score_thr').input_value() == '0.4' and w.get('keep') == nb.python('nms.keep')
 
     w = nb.canvas(1)                                                            # predictions: thresholds, a cell of the matrix
     w.root.scroll_into_view_if_needed()
@@ -125,7 +132,7 @@ def test_every_handle_runs_the_library(notebook):
     w.root.scroll_into_view_if_needed()
     w.root.locator('[data-panel$="to learn"]').locator('tbody tr').nth(1).click()
     w.root.locator('[data-panel="1"] img').wait_for()
-    assert nb.python('flow.row') == 1
+    assert nb.python('flow.selected_module == flow.rows()[1].name')
 
     w = nb.canvas(7)                                                            # a batch's loss: one level, one term, one prior
     w.root.scroll_into_view_if_needed()
