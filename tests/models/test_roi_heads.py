@@ -109,6 +109,19 @@ def test_batch_norm_learns_from_regions_that_count(stages):
     for (name, a), b in zip(few.named_buffers(), many.buffers()): assert torch.allclose(a.float(), b.float(), atol=1e-5), name
 
 
+def test_a_shared_head_learns_from_regions_that_count():
+    def head():
+        torch.manual_seed(0)
+        shared = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.BatchNorm2d(8))
+        return StandardRoIHead(extractor(7), box_head(), sampler=RandomSampler(1000, .5), shared_head=shared)
+    feats, proposals, samples = batch()
+    more = Proposals(*(torch.cat([t, torch.zeros_like(t)], 1) for t in (proposals.bboxes, proposals.scores, proposals.valid)))
+    one, other = head(), head()
+    losses = [h.loss(feats, p, samples) for h, p in ((one, proposals), (other, more))]
+    for name in losses[0]: assert losses[0][name].item() == pytest.approx(losses[1][name].item(), rel=1e-4, abs=1e-6), name
+    assert torch.allclose(one.shared_head[1].running_var, other.shared_head[1].running_var, atol=1e-6)
+
+
 @pytest.mark.parametrize('make', [standard, cascade], ids=['standard', 'cascade'])
 def test_hard_regions_are_asked_for(make):
     "A sampler of hard regions gets their losses: two places for positives go to the two the head is most wrong about."

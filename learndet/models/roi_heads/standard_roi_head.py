@@ -65,7 +65,7 @@ def sample_regions(
     return SampledRegions(gather_targets(bboxes, inds), labels, valid, positive, objects, gather_targets(gt.bboxes, objects),
                           (inds < joined) & valid, min(int(sampler.num * sampler.pos_fraction), n))
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #e63e76aa
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #0ce53523
 class StandardRoIHead(BaseModule):
     "Assign, sample, read, answer: the second stage of Fast, Faster and Mask R-CNN (arXiv:1504.08083, arXiv:1703.06870)."
     def __init__(
@@ -101,10 +101,12 @@ class StandardRoIHead(BaseModule):
         extractor: SingleRoIExtractor,      # the boxes' or the masks'
         feats: tuple[Tensor, ...],          # maps (B, C, H, W), finest first
         rois: Tensor,                       # (m, 5) image index, then xyxy
+        counts: Tensor = None,              # (m,) bool: regions with a meaning, for the shared head's batch statistics; all when None
     ) -> Tensor:                            # (m, C, S, S)
         "The features of regions, through the shared head if there is one."
         x = extractor(feats, rois)
-        return x if self.shared_head is None else self.shared_head(x)
+        if self.shared_head is None: return x
+        return self.shared_head(x) if counts is None else answers(self.shared_head, x, counts)
 
     def forward(
         self,
@@ -135,7 +137,7 @@ def answers(
     spread = lambda out: out.new_zeros(len(x), *out.shape[1:]).index_copy_(0, rows, out)
     return spread(given) if isinstance(given, Tensor) else tuple(spread(out) for out in given)
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #7eb3c575
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #fd5206e1
 def regions_to_rois(
     regions: Tensor,    # (B, n, 4) xyxy
 ) -> Tensor:            # (B·n, 5) image index, then xyxy
@@ -163,8 +165,9 @@ def bbox_loss(
     sampled: SampledRegions,       # (B, n)
 ) -> dict:                         # cls_score, bbox_pred, bbox_feats (B·n, C, S, S), loss_bbox: the loss terms by name
     "What the box head says about sampled regions, and its loss."
-    bbox_feats = self.read(self.bbox_roi_extractor, feats, regions_to_rois(sampled.bboxes))
-    cls_score, bbox_pred = answers(self.bbox_head, bbox_feats, sampled.valid.flatten())
+    valid = sampled.valid.flatten()
+    bbox_feats = self.read(self.bbox_roi_extractor, feats, regions_to_rois(sampled.bboxes), valid)
+    cls_score, bbox_pred = answers(self.bbox_head, bbox_feats, valid)
     return dict(cls_score=cls_score, bbox_pred=bbox_pred, bbox_feats=bbox_feats,
                 loss_bbox=box_losses(self.bbox_head, cls_score, bbox_pred, sampled, self.pos_weight))
 
@@ -187,7 +190,7 @@ def region_losses(
     "The classification loss of regions that have not been sampled yet."
     return class_losses(self.bbox_head, self(feats, regions_to_rois(regions))[0], labels)
 
-# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #11b1e8ad
+# %% ../../../nbs/04_models/04_roi_heads/04_standard_roi_head.ipynb #f47ae720
 def mask_losses(
     mask_head: FCNMaskHead,                      # has `get_targets` and `loss`
     mask_preds: Tensor,                          # (B·P, K, s, s) logits
@@ -210,9 +213,10 @@ def mask_loss(
 ) -> dict:                                       # mask_preds (B·P, K, s, s), loss_mask: the loss terms by name
     "What the mask head draws in the regions that may be positive, and its loss."
     (B, n), P = sampled.valid.shape, sampled.max_pos
+    positive = sampled.positive[:, :P].flatten()
     if self.mask_roi_extractor is None: x = bbox_feats.view(B, n, *bbox_feats.shape[1:])[:, :P].flatten(0, 1)
-    else: x = self.read(self.mask_roi_extractor, feats, regions_to_rois(sampled.bboxes[:, :P]))
-    mask_preds = answers(self.mask_head, x, sampled.positive[:, :P].flatten(), ask=x.device.type == 'cpu')
+    else: x = self.read(self.mask_roi_extractor, feats, regions_to_rois(sampled.bboxes[:, :P]), positive)
+    mask_preds = answers(self.mask_head, x, positive, ask=x.device.type == 'cpu')
     return dict(mask_preds=mask_preds, loss_mask=mask_losses(self.mask_head, mask_preds, sampled, batch_data_samples, self.mask_size))
 
 @patch

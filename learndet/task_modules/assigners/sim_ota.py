@@ -87,7 +87,7 @@ def settle_conflicts(
     how_often = zeros.scatter_add(1, pairs, chosen.flatten(1).long())
     return torch.where(how_often > 1, cheapest + 1, who)
 
-# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #2eaf0d91
+# %% ../../../nbs/03_task_modules/02_assigners/06_sim_ota.ipynb #72f78066
 def dynamic_k_match(
     regions: ObjectBlocks,      # of `candidate`, (B, g, P) bool: pairs that may match, and of what `price` wants to know again
     price: Callable,            # (slice of objects, **their region) -> (B, g, P) IoU of predictions and objects, parts of the cost by name
@@ -118,12 +118,12 @@ def pair_tables(
 ) -> dict[str, Tensor]:         # (B, g, P) each
     "What decides about the pairs of a block, and the parts of it for a trace."
     overlaps, cost = torch.where(anybody[:, None], overlaps, 0.), torch.where(candidate, sum(parts.values()), torch.inf)
-    return dict(candidate=candidate, overlaps=overlaps, cost=cost) | {f'{name}_cost': part for name, part in parts.items()}
+    return dict(candidate=candidate, overlaps=overlaps, cost=cost, **{f'{name}_cost': part for name, part in parts.items()})
 
 def largest_and_cheapest(
     overlaps: Tensor,           # (B, g, P)
     cost: Tensor,               # (B, g, P)
-    topk: int,
+    topk: int,                  # how many of each
 ) -> tuple[Tensor, Tensor, Tensor]:     # (B, g, C) the largest overlaps, (B, g, C) the lowest costs, (B, g, C) long: their priors
     "The rows of a block, as short lists."
     most = min(topk, cost.shape[-1])
