@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'DIFFERENCE', 'constructor_arguments', 'made_anew', 'handles', 'inputs_of', 'boxes_to_draw', 'odd_priors',
-           'checked_assigners', 'AssignmentInspector', 'explore_assignment', 'Overheard', 'overhear', 'hear_assigners',
-           'of_image', 'AssignmentInspectorHook', 'run_again']
+           'checked_assigners', 'AssignmentInspector', 'limits_of', 'explore_assignment', 'Overheard', 'overhear',
+           'hear_assigners', 'of_image', 'AssignmentInspectorHook', 'run_again']
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #76a8a444
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #31257568
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +20,10 @@ from ..core.patch import patch
 from ..engine.distributed import unwrap_model
 from ..engine.hooks import Hook
 from ..structures.overlaps import bbox_overlaps
-from ..task_modules.assigners.assign_result import IGNORE, NEGATIVE
+from ..task_modules.assigners.assign_result import IGNORE, NEGATIVE, digits
 from .assignment import compare_assignments, count_positives
 from .batch import to_display
-from .box_canvas import BoxCanvas, control, jpeg, style
+from .box_canvas import BoxCanvas, control, jpeg, of_params, style, synced
 
 # %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #8c1fc5f5
 def constructor_arguments(
@@ -94,7 +94,7 @@ def odd_priors(
     ambiguous[positive] = rest >= (mine[:, 0].clamp(min=1e-6) if pos_iou_thr is None else pos_iou_thr)
     return forced, ambiguous
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #13d9f5a7
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #7bc74ab1
 SIDES = [style('negative', '#888888', kind='dot', shape='small', alpha=.5), style('ignored', '#555555', kind='dot', shape='x'),
          style('positive'), style('forced', dash=(5, 3), width=2, shape='ring')]
 DIFFERENCE = [style('neither', '#888888', kind='dot', shape='small', alpha=.4), style('both', '#000000'),
@@ -113,6 +113,8 @@ def checked_assigners(
 
 class AssignmentInspector(BoxCanvas):
     "One image's assignment with the assigner on call; or two of them, side by side and their difference."
+    step, steps = synced('CInt'), synced('List')        # the rule to stop after; the rules, in order
+    mirrors = dict(step=of_params('step', lambda w: len(w.rules) - 1), steps=(lambda w: w.rules, None))
     def __init__(self,
         assigner: Any,                          # has `assign` and `trace`; or a list of two
         priors: Tensor,                         # (P, 4) xyxy, pixels; points where the assigner takes points
@@ -129,7 +131,7 @@ class AssignmentInspector(BoxCanvas):
         self.pictures = [this, *({'name': str(n)} | dict(other) for n, other in enumerate(others, 1))]
         self.marks = ('A', 'B') if len(self.first) == 2 else ('',)
         shown = self.take(**this)
-        rules = max((list(self.ask(a).steps) for a in self.first), key=len)
+        rules = self.rules = max((list(self.ask(a).steps) for a in self.first), key=len)
         super().__init__(img, state=torch.zeros(len(priors)), **shown, controls=self.all_handles(rules), scenes=self.story(rules),
                          score_range=[0., 1.], threshold=0., title=' and '.join(type(a).__name__ for a in self.first), noun='prior',
                          label_noun='for object', score_name='IoU', styles=SIDES, show=[0, 1, 2, 3] if len(priors) <= 5000 else [1, 2, 3])
@@ -241,13 +243,20 @@ def difference(self: AssignmentInspector,
     alerts = [not ((a == i + 1) | (b == i + 1)).any() for i in range(len(self.objects))]
     return dict(styles=DIFFERENCE, panes=[title], state=state, label=torch.where(a > 0, a, b).clamp(min=0) - 1, gt_alerts=torch.tensor(alerts))
 
-# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #63e154d5
+# %% ../../nbs/07_visualization/07_assignment_inspector.ipynb #26d2e42e
+def limits_of(
+    assigner: Any,              # keeps its arguments under their names
+) -> list[float]:               # of IoU; a pair gives both ends
+    "What an assigner compares IoUs with."
+    values = [v for name, v in constructor_arguments(assigner).items() if name.endswith('iou_thr') or name in ('min_pos_iou', 'iou_thr')]
+    return [float(x) for v in values for x in (v if isinstance(v, (tuple, list)) else [v]) if isinstance(x, (int, float)) and x > 0]
+
 @patch
 def tell(self: AssignmentInspector) -> list[dict]:
     "All panels."
     panels, warnings, names = [], [], [mark and f'{mark}: ' for mark in self.marks]
-    for name, t, odd in zip(names, self.traces, self.odd):
-        if 0 <= self.selected_prior < len(self.priors): panels.append(dict(title=f'{name}Why', text=self.why_card(t)))
+    for name, t, odd, a in zip(names, self.traces, self.odd, self.assigners):
+        if 0 <= self.selected_prior < len(self.priors): panels.append(dict(title=f'{name}Why', text=self.why_card(t, limits_of(a))))
         if 0 <= self.selected_gt < len(self.objects): panels += self.object_card(name, t)
         warnings += self.warn(name, t, odd)
     if warnings: panels.append(dict(title='Careful', alert='\n'.join(warnings)))
@@ -277,6 +286,7 @@ def object_table(self: AssignmentInspector) -> dict:
 @patch
 def why_card(self: AssignmentInspector,
     trace: Any,             # of one assigner
+    limits: list[float],    # what it compares IoUs with
 ) -> str:
     "Why the picked prior is on its side: the rule, the objects it overlaps most, and why it is not for the picked object."
     p, G = self.selected_prior, len(self.objects)
@@ -286,7 +296,7 @@ def why_card(self: AssignmentInspector,
     if G:
         iou = bbox_overlaps(self.drawn[p:p + 1], self.objects)[0]
         most = iou.topk(min(3, G)).indices.tolist()
-        lines.append('IoU: ' + ', '.join(f'object {i} {iou[i]:.3f}' for i in most if iou[i] > 0 or i == most[0]))
+        lines.append('IoU: ' + ', '.join(f'object {i} {digits(iou[i], min(limits, key=lambda t: abs(t - iou[i]), default=0.))}' for i in most if iou[i] > 0 or i == most[0]))
     return '\n'.join(lines)
 
 @patch

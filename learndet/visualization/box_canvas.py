@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'HIDDEN', 'WidgetBase', 'MARKERS', 'VIEW', 'PAGE', 'to_bytes', 'WithoutWidgets', 'widget_parts', 'synced',
-           'control', 'style', 'checked', 'defaults', 'BoxCanvas', 'jpeg', 'panel_text', 'draw_panel']
+           'control', 'style', 'checked', 'defaults', 'BoxCanvas', 'jpeg', 'of_params', 'of_gts', 'panel_text',
+           'draw_panel', 'panel_height']
 
 # %% ../../nbs/07_visualization/05_box_canvas.ipynb #e16a0734
 import base64
@@ -43,7 +44,7 @@ def to_bytes(
         raise ValueError(f'{name} holds {int((~np.isfinite(values)).sum())} numbers that are not finite: nothing to draw')
     return np.ascontiguousarray(values, dtype=ARRAYS[name]).tobytes()
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #74a0203e
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #ad32299d
 class WithoutWidgets:
     "What widgets are made of where anywidget is not installed."
     def __init__(self, *args, **kwargs):
@@ -61,7 +62,7 @@ def widget_parts():                         # the base class of widgets, and the
 WidgetBase, _traitlets = widget_parts()
 
 def synced(
-    kind: str,                  # a trait: 'Bytes', 'CBytes', 'List', 'Dict', 'Float', 'Int', 'Bool' or 'Unicode'
+    kind: str,                  # a trait: 'Bytes', 'CBytes', 'List', 'Dict', 'Float', 'Int', 'CInt', 'Bool', 'Unicode' or 'Any'
     default: Any = None,        # its value at the start; the empty one when None
 ):                              # for the body of a widget's class
     "An attribute that Python and the page share."
@@ -103,7 +104,7 @@ def style(
         raise ValueError(f'a dot is one of {", ".join(MARKERS)}, a kind is outline, dot or both; got {shape=}, {kind=}')
     return dict(name=name, color=color, kind=kind, shape=shape, dash=dash and list(dash), width=width, alpha=alpha)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #7773deea
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #3450d088
 def checked(
     boxes: Any,                 # (N, 4), or None
     gts: Any,                   # (G, 4), or None
@@ -148,6 +149,7 @@ class BoxCanvas(WidgetBase):
     controls, params, panels, clicked = synced('List'), synced('Dict'), synced('List'), synced('List')
     scenes, scene, message, seq = synced('List'), synced('Int', -1), synced('Unicode'), synced('Int', 0)
     notes, gt_notes, frozen = synced('Dict'), synced('Dict'), synced('Bool', False)        # of exported pages
+    mirrors = {}        # trait: (how to read it from the others, how to set them by it), see `of_params`
 
     def __init__(self,
         img: Any = None,                # (H, W, 3) uint8 RGB, or a (3, H, W) tensor; white when None
@@ -172,6 +174,8 @@ class BoxCanvas(WidgetBase):
         self.observe(self._picked, ['selected_prior', 'selected_gt'])
         self.observe(lambda change: self.acted(*self.clicked[:3]), 'clicked')
         self.observe(lambda change: self._play(), 'scene')
+        for name in self.mirrors: self.observe(self._named, name)
+        self.observe(self._mirror, 'show')
         self._busy = False
         self._changed()
 
@@ -222,7 +226,7 @@ def array(self: BoxCanvas,
     if name in ('boxes', 'gts', 'arrows'): return flat.reshape(-1, 4)
     return flat.reshape(-1, n) if name in ('state', 'label') and len(flat) else flat
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #43f629c5
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #6c1bd522
 @patch
 def _changed(self: BoxCanvas, change=None):
     "Arguments or dragged objects are new."
@@ -234,6 +238,7 @@ def _changed(self: BoxCanvas, change=None):
     except (ValueError, TypeError) as error: self.message = str(error)
     finally:
         self._busy = False
+        self._mirror()
         self.seq += 1
 
 @patch
@@ -257,6 +262,43 @@ def change(self: BoxCanvas,
     unknown = set(params) - set(self.params)
     if unknown: raise ValueError(f'no control {sorted(unknown)}; there are {", ".join(self.params) or "none"}')
     self.params = {**self.params, **params}
+
+@patch
+def _mirror(self: BoxCanvas, change=None):
+    "Traits with names of their own say what `params`, `gts` and `show` say."
+    if not self.mirrors: return
+    with self.hold_sync():
+        for name, (read, _) in self.mirrors.items(): self.set_trait(name, read(self))
+
+@patch
+def _named(self: BoxCanvas, change):
+    "One of these was set: by `_mirror`, which is no news, or by a person."
+    read, write = self.mirrors[change.name]
+    if change.new == read(self): return
+    try:
+        if write is None: raise AttributeError(f'{change.name} is a result of {type(self).__name__}: read it, it cannot be set')
+        write(self, change.new)
+    finally: self._mirror()
+
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #2215a46f
+def of_params(
+    key: str,                   # of `params`
+    most: Callable = None,      # canvas -> the largest value that means anything; no limit when None
+) -> tuple[Callable, Callable]: # for `mirrors`
+    "A trait that is one of the controls; an empty list where there is no such control."
+    read = lambda w: w.params.get(key, []) if most is None else min(w.params[key], most(w))
+    return read, lambda w, value: w.change(**{key: value})
+
+def of_gts(
+    row: int,                   # which of the objects
+) -> tuple[Callable, Callable]: # for `mirrors`
+    "A trait that is a box one may drag: x1, y1, x2, y2 in pixels."
+    def write(w, box):
+        if len(box) != 4: raise ValueError(f'a box is x1, y1, x2, y2, got {len(box)} numbers: {box}')
+        gts = w.array('gts').copy()
+        gts[row] = box
+        w.gts = to_bytes('gts', gts)
+    return lambda w: w.array('gts')[row].tolist(), write
 
 # %% ../../nbs/07_visualization/05_box_canvas.ipynb #aca480e1
 @patch
@@ -379,7 +421,7 @@ def draw_objects(self: BoxCanvas,
         show_bboxes(mates, colors=class_colors(len(mates)), ax=ax, linewidth=1.5)
     if 0 <= self.selected_prior < len(boxes): show_bboxes(boxes[self.selected_prior][None], colors='k', ax=ax, linewidth=2.5)
 
-# %% ../../nbs/07_visualization/05_box_canvas.ipynb #cacb4e07
+# %% ../../nbs/07_visualization/05_box_canvas.ipynb #7ade44c5
 def panel_text(
     panel: dict,                # title, and one of text, alert, rows with columns
 ) -> str:
@@ -416,15 +458,23 @@ def draw_panel(
     ax.tick_params(labelsize=7)
     if any(s.get('name') for s in panel['series']): ax.legend(fontsize=6, frameon=False)
 
+def panel_height(
+    panel: dict,                # see `panel_text` and `draw_panel`
+) -> tuple[float, float]:       # inches: of what is inside its axes, and of title and labels around them
+    "The room a panel needs to stay clear of the next."
+    if 'series' in panel: return 1.25, .65
+    return .12 * sum(1 if 'rows' in panel else len(textwrap.wrap(line, 54)) or 1 for line in panel_text(panel).split('\n')), .3
+
 @patch
 def figure(self: BoxCanvas) -> Figure:
     "The widget as a figure: pictures, panels, legend."
     S, n = len(self.panes) if self.boxes or self.gts or self.picture is not None else 0, len(self.panels)
-    heights = [1.7 if 'series' in p else .3 + .115 * (panel_text(p).count('\n') + 1) for p in self.panels] or [1.5]
-    high = max(3.4 * self.size[0] / self.size[1] if S else 0, sum(heights))
-    fig = Figure(figsize=(3.4 * S + 3. * (n > 0), min(high, 9) + .35), dpi=110, layout='constrained')
+    heights, around = map(list, zip(*(panel_height(p) for p in self.panels))) if n else ([1.5], [0.])
+    need = sum(heights) + sum(around)
+    high = max(min(3.4 * self.size[0] / self.size[1], 9) if S else 0, need)                 # a picture may shrink, a table may not
+    fig = Figure(figsize=(3.4 * S + 3. * (n > 0), high + .35), dpi=110, layout='constrained')
     FigureCanvasAgg(fig)
-    heights.append(max(high - sum(heights), .01))
+    heights.append(max(high - need, .01))
     grid = fig.add_gridspec(len(heights), S + (n > 0), width_ratios=[3.4] * S + [3.] * (n > 0), height_ratios=heights)
     for s in range(S): self.draw_pane(s, fig.add_subplot(grid[:, s], anchor='N'))
     for k, panel in enumerate(self.panels): draw_panel(panel, fig.add_subplot(grid[k, S]))

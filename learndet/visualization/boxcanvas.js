@@ -279,7 +279,10 @@ function control(c, value, locked, change) {
     let presses = value || 0;
     const node = el('button', {...attrs, onclick: () => change((presses += 1))}, c.label);
     const limits = now => node.replaceChildren(now.label); // what it does next
-    return {node, limits, refresh() {}};
+    const refresh = v => {
+      presses = v || 0; // Python may start to count anew
+    };
+    return {node, limits, refresh};
   }
   if (c.kind === 'toggle') {
     const box = el('input', {...attrs, type: 'checkbox', onchange: () => change(box.checked)});

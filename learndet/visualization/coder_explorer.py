@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'delta_names', 'coder_input', 'overlap_after_error', 'show_coder', 'coder_arguments', 'CoderExplorer',
            'explore_coder']
 
-# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #5b850356
+# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #be38d74b
 import inspect
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..core.patch import patch
 from ..structures.overlaps import bbox_overlaps
 from ..task_modules.coders.delta_xywh_coder import DeltaXYWHBBoxCoder
 from ..task_modules.coders.distance_point_coder import DistancePointBBoxCoder
-from .box_canvas import BoxCanvas, control, style
+from .box_canvas import BoxCanvas, control, of_gts, style, synced
 from .priors import fade
 
 # %% ../../nbs/07_visualization/13_coder_explorer.ipynb #23e4be1f
@@ -69,7 +69,7 @@ def show_coder(
     ax.set_title(', '.join(f'{k} {v:.2f}' for k, v in zip(delta_names(coder, len(deltas)), deltas.tolist())), fontsize=9)
     return ax
 
-# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #dfc75ff4
+# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #911954f1
 PLACES = {'as given': lambda p, g: (p, g), 'the same box': lambda p, g: (p, p),
           'shifted by half': lambda p, g: (p, p + .5 * (p[2:] - p[:2]).repeat(2) * torch.tensor([1., 0, 1, 0])),
           'twice as large': lambda p, g: (p, torch.cat([p[:2] - (p[2:] - p[:2]) / 2, p[2:] + (p[2:] - p[:2]) / 2])),
@@ -85,6 +85,8 @@ def coder_arguments(
 
 class CoderExplorer(BoxCanvas):
     "A prior, an object, and the numbers between them, with handles on all three."
+    prior, gt, deltas = synced('List'), synced('List'), synced('List')      # x1 y1 x2 y2; what a head has to learn; setting that moves the object
+    mirrors = dict(prior=of_gts(0), gt=of_gts(1), deltas=(lambda w: w.code.tolist(), lambda w, deltas: w.learn(deltas)))
     def __init__(self,
         coder: Any,                 # has encode and decode
         prior: Tensor,              # (4,) xyxy, pixels
@@ -96,7 +98,7 @@ class CoderExplorer(BoxCanvas):
         self.given = torch.stack([torch.as_tensor(b).detach().cpu().float().view(4) for b in (prior, gt)])
         deltas = coder.encode(coder_input(coder, self.given[:1]), self.given[1:])
         if not torch.is_tensor(deltas): raise ValueError(f'{type(coder).__name__} codes a box in a {type(deltas).__name__}, not in a row of numbers')
-        self.delta_names = delta_names(coder, deltas.shape[-1])
+        self.code, self.delta_names = deltas[0], delta_names(coder, deltas.shape[-1])
         kept = coder_arguments(coder)
         controls = [control(k, [float(x) for x in v], .01, 4) for k, v in kept.items() if k == 'target_stds']
         controls += [control(k, v, 0, 4 * v or 1, v / 20 or .1) if not isinstance(v, bool) else control(k, v) for k, v in kept.items()
@@ -113,7 +115,7 @@ def _size(img: Any) -> tuple[int, int]:
     "(H, W) of a picture."
     return tuple(img.shape[1:] if hasattr(img, 'detach') else img.shape[:2])
 
-# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #53744122
+# %% ../../nbs/07_visualization/13_coder_explorer.ipynb #9bbdbfa4
 @patch
 def places(self: CoderExplorer) -> tuple[Tensor, Tensor]:       # (1, 4) prior, (1, 4) object
     "Where both boxes are: dragged, or moved by `example`."
@@ -130,28 +132,38 @@ def places(self: CoderExplorer) -> tuple[Tensor, Tensor]:       # (1, 4) prior, 
 def update(self: CoderExplorer):
     "Encode, add the error, decode."
     self.coder = type(self.first)(**coder_arguments(self.first) | {k: tuple(v) if isinstance(v := self.params[k], list) else v for k in self.own})
-    self.prior, self.gt = self.places()
-    start, limits = coder_input(self.coder, self.prior), dict(max_shape=self.max_shape) if self.max_shape else {}
-    self.deltas = self.coder.encode(start, self.gt)[0]                                       # (n,)
-    off = torch.zeros_like(self.deltas)
+    prior, gt = self.places()
+    start, limits = coder_input(self.coder, prior), dict(max_shape=self.max_shape) if self.max_shape else {}
+    self.code = self.coder.encode(start, gt)[0]                                              # (n,)
+    off = torch.zeros_like(self.code)
     off[self.delta_names.index(self.params['wrong'])] = self.params['error']
-    back, self.decoded = (self.coder.decode(start, d[None], **limits)[0] for d in (self.deltas, self.deltas + off))
-    middles = [((b[:2] + b[2:]) / 2) for b in (self.prior[0], self.gt[0])]
-    self.put(boxes=self.decoded[None], arrows=torch.cat(middles)[None], panels=self.tell(back))
+    back, self.decoded = (self.coder.decode(start, d[None], **limits)[0] for d in (self.code, self.code + off))
+    middles = [((b[:2] + b[2:]) / 2) for b in (prior[0], gt[0])]
+    self.put(boxes=self.decoded[None], arrows=torch.cat(middles)[None], panels=self.tell(prior, gt, back))
+
+@patch
+def learn(self: CoderExplorer,
+    deltas: list[float],    # n numbers, as the head learns them
+) -> None:
+    "Move the object to where these numbers lead from the prior."
+    if len(deltas) != len(self.code): raise ValueError(f'{type(self.coder).__name__} codes a box in {len(self.code)} numbers, got {len(deltas)}')
+    start = coder_input(self.coder, torch.tensor([self.prior]))
+    self.gt = self.coder.decode(start, torch.tensor([deltas], dtype=torch.float32))[0].tolist()
 
 @patch
 def tell(self: CoderExplorer,
+    prior: Tensor, gt: Tensor,      # (1, 4) xyxy, pixels
     back: Tensor,           # (4,) xyxy: what encoding and decoding make of the object
 ) -> list[dict]:
     "The numbers, the way back, and what errors cost."
     stds, means = (getattr(self.coder, k, None) for k in ('stds', 'means'))
     rows = [[k, round(v, 4), *([round(v * s + m, 4)] if stds else [])] for k, v, s, m in
-            zip(self.delta_names, self.deltas.tolist(), stds or [1] * len(self.deltas), means or [0] * len(self.deltas))]
-    miss, iou = (back - self.gt[0]).abs().max().item(), bbox_overlaps(self.decoded[None], self.gt).item()
+            zip(self.delta_names, self.code.tolist(), stds or [1] * len(self.code), means or [0] * len(self.code))]
+    miss, iou = (back - gt[0]).abs().max().item(), bbox_overlaps(self.decoded[None], gt).item()
     said = 'the way back is exact' if miss < 1e-2 else f'the way back misses by {miss:.1f} pixels: a limit of the coder'
-    text = f'{said}\nIoU of prior and object {bbox_overlaps(self.prior, self.gt).item():.3f}\nIoU of decoded box and object {iou:.3f}'
+    text = f'{said}\nIoU of prior and object {bbox_overlaps(prior, gt).item():.3f}\nIoU of decoded box and object {iou:.3f}'
     errors = torch.linspace(-2, 2, 81)
-    curves = overlap_after_error(self.coder, self.prior, self.gt, errors)
+    curves = overlap_after_error(self.coder, prior, gt, errors)
     series = [dict(kind='line', name=k, x=errors.tolist(), y=c.tolist(), dash=d) for k, c, d in zip(self.delta_names, curves, (None, '5 3', '2 2', '8 3 2 3') * 2)]
     return [dict(title='Targets', columns=['', 'as learnt', *(['without stds'] if stds else [])], rows=rows), dict(title='Decoding', text=text),
             dict(title='What an error costs', xlabel='error', ylabel='IoU', xlim=[-2, 2.], ylim=[0, 1.02], series=series, rules=[dict(x=self.params['error'])])]

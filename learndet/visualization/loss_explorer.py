@@ -8,7 +8,7 @@ __all__ = ['LOSSES', 'STARTS', 'EDGES', 'HEAT', 'loss_and_gradient', 'pull_arrow
            'recorded_comparisons', 'batch_losses', 'heat', 'show_loss_map', 'BatchLossExplorer', 'short',
            'explore_batch_losses']
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #e2b9c7e9
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #3bf02096
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -27,7 +27,7 @@ from ..task_modules.losses.focal import FocalLoss
 from ..task_modules.losses.iou_losses import CIoULoss, DIoULoss, GIoULoss, IoULoss
 from ..task_modules.losses.l1 import L1Loss
 from .batch import names_of, to_display
-from .box_canvas import MARKERS, BoxCanvas, control, jpeg, style, synced
+from .box_canvas import MARKERS, BoxCanvas, control, jpeg, of_gts, style, synced
 from .coder_explorer import delta_names
 from .priors import fade
 
@@ -96,7 +96,7 @@ def loss_profile(
     "Every loss while the prediction slides along x."
     return {name: [float(loss(pred + s * torch.tensor([1., 0, 1, 0]), target)) for s in shifts] for name, loss in losses.items()}
 
-# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #d9f06a09
+# %% ../../nbs/07_visualization/14_loss_explorer.ipynb #1aa3355b
 STARTS = {'as given': lambda p, t: p, 'apart': lambda p, t: t - 1.3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([1., 0, 1, 0]), 'on the object': lambda p, t: t.clone(),
           'inside': lambda p, t: t + .3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([1., 1, -1, -1]), 'around': lambda p, t: t + .3 * (t[2:] - t[:2]).repeat(2) * torch.tensor([-1., -1, 1, 1])}
 
@@ -116,6 +116,7 @@ def focal_curves(
 class LossExplorer(BoxCanvas):
     "A prediction and its object: every loss, its pull and where that leads; and focal curves."
     pred, values, grads = synced('List'), synced('Dict'), synced('Dict')     # x1 y1 x2 y2; name -> loss; name -> 4 numbers
+    mirrors = dict(pred=of_gts(1))
     def __init__(self,
         pred: Tensor,                           # (4,) xyxy, pixels
         target: Tensor,                         # (4,) xyxy, pixels
@@ -134,11 +135,6 @@ class LossExplorer(BoxCanvas):
         super().__init__(img, torch.zeros(0, 4), gts=self.given, drag=[0, 1], gt_names=['object', 'prediction'], controls=controls, scenes=scenes, title='Losses of a box', noun='step',
                          styles=[style('on the way', '#000000', kind='outline', dash=(1, 3)), style('where it leads', '#000000', kind='outline', dash=(6, 3), width=2)],
                          size=[192., 256.] if img is None else list(img.shape[1:] if hasattr(img, 'detach') else img.shape[:2]))
-        self.observe(self.moved, 'pred')
-
-    def moved(self, change: dict):      # what traitlets says of it
-        "The prediction was moved from Python."
-        if not self._busy: self.gts = torch.cat([self.target, torch.tensor([self.pred])]).numpy().astype('<f4').tobytes()
 
 # %% ../../nbs/07_visualization/14_loss_explorer.ipynb #1b9edff4
 @patch

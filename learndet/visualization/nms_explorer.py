@@ -6,7 +6,7 @@
 __all__ = ['FATES', 'WAITING', 'STAYS', 'TAKEN', 'LOWERED', 'REMOVED', 'LOW', 'RULES', 'killers', 'show_nms', 'NMSTrace',
            'steps_in_class', 'matrix_trace', 'nms_trace', 'rule_settings', 'NMSExplorer', 'explore_nms']
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #d0733d95
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #887246b4
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator
 
@@ -20,7 +20,7 @@ from ..core.patch import patch
 from ..structures.nms import NMS, MatrixNMS, SoftNMS, matrix_blows, matrix_nms, removed_by, soft_nms_steps
 from ..structures.overlaps import bbox_overlaps
 from ..task_modules.assigners.assign_result import digits
-from .box_canvas import BoxCanvas, control, style
+from .box_canvas import BoxCanvas, control, of_params, style, synced
 from .priors import fade
 
 # %% ../../nbs/07_visualization/10_nms_explorer.ipynb #edcb7bab
@@ -121,7 +121,7 @@ def nms_trace(
     by = torch.stack(by) if by else torch.zeros(0, len(scores), dtype=torch.long)
     return NMSTrace([k for _, k, _, _ in steps], torch.stack(history), by, nms(bboxes, scores, labels)[0])
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #ff5aa2f8
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #37bb3def
 FATES = [style('waiting', '#777777'), style('stays', width=2), style('taken now', '#000000', width=3), style('lowered', '#E69F00', dash=(6, 3), shape='triangle'),
          style('removed', '#D55E00', dash=(2, 3), shape='x'), style('score too low', '#999999', kind='dot', shape='small')]
 WAITING, STAYS, TAKEN, LOWERED, REMOVED, LOW = range(6)
@@ -142,6 +142,9 @@ def rule_settings(
 
 class NMSExplorer(BoxCanvas):
     "A suppression step by step: who takes score from whom, and what another rule would have done."
+    iou_thr, score_thr, step, keep = synced('Float'), synced('Float'), synced('CInt'), synced('List')       # `keep`: what stays, best first
+    mirrors = dict(iou_thr=of_params('iou_threshold'), score_thr=of_params('score_thr'), step=of_params('step', lambda w: len(w.taken) + 1),
+                   keep=(lambda w: w.kept.tolist(), None))
     def __init__(self,
         img: Any,                   # (H, W, 3) uint8 RGB, or a (3, H, W) tensor; None: white
         bboxes: Tensor,             # (N, 4) xyxy, pixels
@@ -153,6 +156,7 @@ class NMSExplorer(BoxCanvas):
     ):
         self.detections, self.scores = bboxes.detach().cpu().float(), scores.detach().cpu().float()
         self.labels = torch.zeros(len(scores), dtype=torch.long) if labels is None else labels.detach().cpu().long()
+        self.taken, self.kept = [], torch.zeros(0, dtype=torch.long)
         names = list(classes) if classes is not None else [str(k) for k in range(int(self.labels.max()) + 1 if len(self.labels) else 0)]
         start = rule_settings(NMS(.5) if nms is None else nms)
         controls = [control('rule', start['rule'], options=list(RULES)), control('iou_threshold', start['iou_threshold']),
@@ -171,15 +175,15 @@ def update(self: NMSExplorer):
     self.trace = nms_trace(self.detections[self.rows], self.scores[self.rows], self.labels[self.rows], self.nms)
     self.taken = [int(self.rows[k]) if k >= 0 else -1 for k in self.trace.taken]
     self.by = torch.where(self.trace.by >= 0, self.rows[self.trace.by.clamp(min=0)] if len(self.rows) else self.trace.by, -1)        # (S, n) of all boxes
-    self.keep, last = self.rows[self.trace.keep], len(self.taken) + 1
-    self.step = step = min(p['step'], last)
+    self.kept, last = self.rows[self.trace.keep], len(self.taken) + 1
+    step = min(p['step'], last)
     words = ['before', *('all at once' if k < 0 else f'{n}: box {k}' for n, k in enumerate(self.taken, 1)), 'result']
     controls = [c | dict(max=last, words=words) if c['name'] == 'step' else c for c in self.controls]
     state, now = self.fates(step)
     scenes = [(self.tell_step(n), dict(params=dict(step=n))) for n in (last, *range(min(last, 12)))]
     self.put(controls=controls, state=state, score=now, scenes=scenes, arrows=self.arrows_of(step), panels=self.tell(step))
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #ea7430cf
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #4507777e
 @patch
 def fates(self: NMSExplorer,
     step: int,                      # 0 before, S + 1 the result
@@ -192,7 +196,7 @@ def fates(self: NMSExplorer,
     state[[k for k in self.taken[:n] if k >= 0]] = STAYS
     if step > S or self.taken[:1] == [-1] and step:
         state[self.rows] = REMOVED
-        state[self.keep] = torch.where(now < self.scores, LOWERED, STAYS)[self.keep]
+        state[self.kept] = torch.where(now < self.scores, LOWERED, STAYS)[self.kept]
     elif step: state[self.taken[n - 1]] = TAKEN
     return state, now
 
@@ -212,7 +216,7 @@ def pairs(self: NMSExplorer) -> list[tuple[int, int, int]]:         # step, who 
     "Everybody who took score from somebody."
     return [(s, int(self.by[s, i]), int(self.rows[i])) for s, i in (self.by >= 0).nonzero().tolist()]
 
-# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #e97f6b1c
+# %% ../../nbs/07_visualization/10_nms_explorer.ipynb #4d6e66bf
 @patch
 def tell_step(self: NMSExplorer,
     step: int,    # 0..steps
@@ -220,7 +224,7 @@ def tell_step(self: NMSExplorer,
     "A step in a sentence."
     S, name = len(self.taken), lambda k: f'box {k} ({self.names[int(self.labels[k])]}, {self.trace.scores[step - 1][(self.rows == k).nonzero()[0, 0]]:.2f})'
     if step == 0: return f'before: {len(self.rows)} boxes'
-    if step > S: return f'result: {len(self.keep)} of {len(self.rows)} boxes stay'
+    if step > S: return f'result: {len(self.kept)} of {len(self.rows)} boxes stay'
     hit = int((self.by[step - 1] >= 0).sum())
     if self.taken[step - 1] < 0: return f'all at once: {hit} boxes lose score'
     return f'step {step}: {name(self.taken[step - 1])} ' + (f'{"removes" if isinstance(self.nms, NMS) else "lowers"} {hit}' if hit else 'meets nobody')
@@ -237,7 +241,7 @@ def tell(self: NMSExplorer,
         losers = ', '.join(map(str, hit[:6])) + (f' and {len(hit) - 6} more' if len(hit) > 6 else '')
         row = [f'box {k}', self.names[int(self.labels[k])], f'{self.trace.scores[s][self.trace.taken[s]]:.3f}'] if k >= 0 else ['all at once', '', '']
         rows.append([f'{s + 1}: {row[0]}', *row[1:], losers])
-    rows.append(['result', '', f'{len(self.keep)} stay', ''])
+    rows.append(['result', '', f'{len(self.kept)} stay', ''])
     first = max(0, min(step - 8, len(rows) - 16))                           # a window around the step
     title = 'Steps' if len(rows) <= 16 else f'Steps {first} to {min(first + 16, len(rows)) - 1} of {S + 1}'
     self.first_row = first
@@ -250,7 +254,7 @@ def why(self: NMSExplorer,
     "What happened to a box."
     who, p = f'box {box} ({self.names[int(self.labels[box])]}, {self.scores[box]:.3f})', self.params
     if box not in self.rows: return f'{who} takes no part: score {digits(float(self.scores[box]), p["score_thr"])} <= score_thr {p["score_thr"]:g}'
-    lines, hits = [f'{who} ' + ('stays' if box in self.keep else 'is gone')], [(s, a) for s, a, b in self.pairs() if b == box]
+    lines, hits = [f'{who} ' + ('stays' if box in self.kept else 'is gone')], [(s, a) for s, a, b in self.pairs() if b == box]
     row = (self.rows == box).nonzero()[0, 0]
     for s, a in hits:
         iou, (before, after) = float(bbox_overlaps(self.detections[a:a + 1], self.detections[box:box + 1])), self.trace.scores[s:s + 2, row].tolist()
@@ -278,7 +282,7 @@ def columns(self: NMSExplorer) -> dict[str, list]:
     "The canvas's columns, the score at the start, whether a box stays, and who lowered it most."
     killer = torch.full((len(self.scores),), -1)
     for s, a, b in self.pairs(): killer[b] = a if killer[b] < 0 else killer[b]
-    stays = torch.zeros(len(self.scores), dtype=torch.bool).index_fill(0, self.keep, True)
+    stays = torch.zeros(len(self.scores), dtype=torch.bool).index_fill(0, self.kept, True)
     return BoxCanvas.columns(self) | dict(score_before=self.scores.tolist(), stays=stays.tolist(), first_hit_by=killer.tolist())
 
 def explore_nms(

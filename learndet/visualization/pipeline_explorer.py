@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTS', 'numbered', 'trace_far', 'object_numbers', 'moved_box', 'PipelineExplorer', 'matrix_of', 'explore_pipeline']
 
-# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #51c49392
+# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #001c6e0b
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.patch import patch
 from ..data.transforms.pipeline import Compose, Trace
 from .batch import lines_of, names_of, objects_of, to_display
-from .box_canvas import BoxCanvas, control, jpeg, style
+from .box_canvas import BoxCanvas, control, jpeg, of_params, style, synced
 
 # %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #f70d586f
 def numbered(
@@ -48,7 +48,7 @@ def object_numbers(
     labels = lambda part: part.labels.tolist() if 'labels' in part else []
     return [sum(map(labels, objects_of(s)), []) if s is not None else [] for s in trace.results]
 
-# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #0b552b45
+# %% ../../nbs/07_visualization/12_pipeline_explorer.ipynb #c492a5c8
 OBJECTS = [style('object', width=2), style('ignored', '#000000', dash=(6, 3), shape='ring'), style('dropped', '#D55E00', dash=(2, 3), shape='x')]
 
 def moved_box(
@@ -63,6 +63,8 @@ def moved_box(
 
 class PipelineExplorer(BoxCanvas):
     "A sample on its way through a pipeline: picture, boxes and key changes of every step."
+    step, seed = synced('CInt'), synced('CInt')         # the step that is shown; the seed it was made with
+    mirrors = dict(step=of_params('step', lambda w: len(w.trace.steps)), seed=(lambda w: w.params['seed'] + (w.params['again'] or 0), lambda w, seed: w.change(seed=seed, again=0)))
     def __init__(self,
         pipeline: Sequence | Compose,       # transforms
         sample: dict,                       # what `dataset.get_data_info` gives, or a loaded one; it is not changed
@@ -72,7 +74,7 @@ class PipelineExplorer(BoxCanvas):
         preprocessor: Any = None,           # what normalised the picture, if a step does
     ):
         self.pipeline = pipeline if isinstance(pipeline, Compose) else Compose(list(pipeline))
-        self.sample, self.look = sample, dict(preprocessor=preprocessor, bgr=bgr)
+        self.sample, self.look, self.traced = sample, dict(preprocessor=preprocessor, bgr=bgr), None
         n, names = len(self.pipeline), names_of(classes)
         words = ['before', *(f'{k}: {type(t).__name__}' for k, t in enumerate(self.pipeline.transforms, 1))]
         controls = [control('step', n, 0, n, 1, words=words), control('seed', seed, 0, max(99, seed), 1), control('again', None, label='Roll again', help='the next seed')]
@@ -84,15 +86,15 @@ class PipelineExplorer(BoxCanvas):
 def update(self: PipelineExplorer):
     "Trace with this seed, show this step."
     seed = self.params['seed'] + (self.params['again'] or 0)
-    if getattr(self, 'traced', None) != seed:
+    if self.traced != seed:
         self.trace, self.error = trace_far(self.pipeline, self.sample, seed)
         self.who = object_numbers(trace_far(self.pipeline, numbered(self.sample), seed)[0])
         counts = [sum(map(len, objects_of(s))) if s is not None else 0 for s in self.trace.results]
         if [len(w) for w in self.who] != counts: self.who = [list(range(n)) for n in counts]            # labels are looked at: no names
         self.firsts, self.traced = self.first_boxes(), seed
-    self.step = min(self.params['step'], len(self.trace.steps))
-    self.put(**self.at_step(self.step), panels=self.tell(self.step, seed))
-    if self.error and self.params['step'] > self.step: raise ValueError(self.error)
+    step = min(self.params['step'], len(self.trace.steps))
+    self.put(**self.at_step(step), panels=self.tell(step, seed))
+    if self.error and self.params['step'] > step: raise ValueError(self.error)
 
 @patch
 def first_boxes(self: PipelineExplorer) -> dict[int, tuple[Tensor, int, np.ndarray]]:

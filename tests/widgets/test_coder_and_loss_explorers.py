@@ -27,7 +27,7 @@ def test_numbers_are_the_coders_own_wherever_the_boxes_are(coder):
         drag(w, prior, gt)
         start = coder_input(coder, prior[None])
         deltas = coder.encode(start, gt[None])
-        assert not w.message and torch.allclose(w.deltas, deltas[0]) and [r[1] for r in w.panels[0]['rows']] == pytest.approx(deltas[0].tolist(), abs=1e-3)
+        assert not w.message and torch.allclose(torch.tensor(w.deltas), deltas[0]) and [r[1] for r in w.panels[0]['rows']] == pytest.approx(deltas[0].tolist(), abs=1e-3)
         for k, name in enumerate(w.delta_names):
             w.change(wrong=name, error=.25)
             off = deltas.clone()
@@ -44,9 +44,9 @@ def test_examples_and_back_to_what_was_dragged():
     drag(w, PRIOR + 5, GT)
     for name in PLACES: w.change(example=name)
     w.change(example='the same box')
-    assert torch.equal(w.deltas, torch.zeros(4))
+    assert w.deltas == [0.] * 4
     w.change(example='twice as large')
-    assert w.deltas.tolist() == pytest.approx([0, 0, np.log(2), np.log(2)])
+    assert w.deltas == pytest.approx([0, 0, np.log(2), np.log(2)])
     w.change(example='as given')
     assert torch.equal(torch.tensor(w.array('gts')), torch.stack([PRIOR + 5, GT]))
     w.bake()

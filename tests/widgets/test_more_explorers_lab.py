@@ -70,11 +70,18 @@ def test_every_handle_runs_the_library(notebook):
     w.control('iou_threshold').focus()
     for _ in range(25): page.keyboard.press('ArrowRight')
     w.wait("Math.abs(w.model.get('params').iou_threshold - .75) < 1e-6 && w.model.get('panels')[0].rows.at(-1)[2] !== '%d stay'" % before)
-    assert nb.python('sorted(nms.keep.tolist())') == nb.python('sorted(NMS(.75)(*[f.float() if f.is_floating_point() else f for f in found])[0].tolist())')
+    assert nb.python('sorted(nms.keep)') == nb.python('sorted(NMS(.75)(*[f.float() if f.is_floating_point() else f for f in found])[0].tolist())')
     w.panel('Steps').or_(w.root.locator('[data-panel^="Steps"]')).first.locator('tbody tr').last.click()
     w.wait("w.data().state.filter(s => s == 1).length === %d" % nb.python('len(nms.keep)'))
     w.control('rule').select_option('soft, linear')
     w.wait("w.data().state.some(s => s == 3)")
+    w.wait("Math.abs(w.model.get('iou_thr') - .75) < 1e-6")     # traits of their own names: from the slider to the kernel and back,
+    w.js("(w.model.set('iou_thr', .6), w.model.save_changes())")                        # from the page without a slider,
+    w.wait("w.model.get('params').iou_threshold === .6 && w.model.get('panels').some(p => p.title.startsWith('Steps'))")
+    assert nb.python('[nms.iou_thr, nms.nms.iou_threshold, nms.keep == nms.kept.tolist()]') == [.6, .6, True]
+    nb.python('setattr(nms, "score_thr", .4)')                                          # and from Python
+    w.wait("w.model.get('params').score_thr === .4 && w.model.get('score_thr') === .4 && w.data().state.some(s => s == 5)")
+    assert w.control('score_thr').input_value() == '0.4' and w.get('keep') == nb.python('nms.keep')
 
     w = nb.canvas(1)                                                            # predictions: thresholds, a cell of the matrix
     w.root.scroll_into_view_if_needed()
@@ -106,7 +113,7 @@ def test_every_handle_runs_the_library(notebook):
     w.settle()
     x1, y1, x2, y2 = w.js('[...w.data().gts.slice(0, 4)]')
     page.wait_for_timeout(300)
-    gts, deltas = nb.python('[coder.array("gts").tolist(), coder.deltas.tolist()]')
+    gts, deltas = nb.python('[coder.array("gts").tolist(), coder.deltas]')
     assert gts[0] == [x1, y1, x2, y2] and abs((y2 - y1) - 65) < .1 and abs((x2 - x1) - 64) < .1
     expected = nb.python('DeltaXYWHBBoxCoder().encode(torch.tensor(coder.array("gts"))[:1], torch.tensor(coder.array("gts"))[1:])[0].tolist()')
     assert max(abs(a - b) for a, b in zip(deltas, expected)) < 1e-5
@@ -125,7 +132,7 @@ def test_every_handle_runs_the_library(notebook):
     w.root.scroll_into_view_if_needed()
     w.root.locator('[data-panel$="to learn"]').locator('tbody tr').nth(1).click()
     w.root.locator('[data-panel="1"] img').wait_for()
-    assert nb.python('flow.row') == 1
+    assert nb.python('flow.selected_module == flow.rows()[1].name')
 
     w = nb.canvas(7)                                                            # a batch's loss: one level, one term, one prior
     w.root.scroll_into_view_if_needed()

@@ -37,7 +37,7 @@ def test_sliders_run_the_rule_and_the_states_follow():
         rows = (scores > w.params['score_thr']).nonzero()[:, 0]
         keep = rows[RULES[w.params['rule']](w.params)(boxes[rows], scores[rows], labels[rows])[0]].tolist()
         state = w.array('state')[0]
-        assert sorted(w.keep.tolist()) == sorted(keep) == [i for i, s in enumerate(state) if s in (STAYS, LOWERED)]
+        assert sorted(w.keep) == sorted(keep) == [i for i, s in enumerate(state) if s in (STAYS, LOWERED)]
         assert (state == LOW).sum() == len(scores) - len(rows)
     w.change(rule='greedy', iou_threshold=.5, score_thr=0., step=0)
     assert set(w.array('state')[0]) == {WAITING} and len(w.array('arrows')) == 0
