@@ -10,6 +10,7 @@ from PIL import Image
 
 from learndet.core.samples import samples_dir
 from learndet.data.coco import CocoDataset
+from learndet.data.transforms.loading import LoadImageFromFile
 from learndet.data.wrappers import ConcatDataset
 from learndet.tools.check import check
 from learndet.tools.cli import main
@@ -100,6 +101,9 @@ def test_parts_of_a_wrapper_are_checked_one_by_one(data):
     assert (first.images, first.errors, second.errors) == (12, 0, 1) and 'gone.json does not exist' in second.error
     made = ConcatDataset([CocoDataset('data/train.json'), CocoDataset('data/val.json')])
     assert [c.images for c in check(made)] == [12, 4]
+    lost = CocoDataset('data/train.json', data_prefix=dict(img='nowhere'), pipeline=[LoadImageFromFile()])
+    assert [check(lost).errors, check(lost).errors, len(lost.report.findings)] == [0, 0, 0]       # where pictures are nobody said
+    assert [check(lost, deep=True).errors, check(lost, deep=True).errors, len(lost.report.findings)] == [1, 1, 0]
 
 
 def test_pictures(data, capsys):
