@@ -44,7 +44,7 @@ def test_chapters_of_task_modules_close_with_a_link():
 
 # What runs a method that nobody calls by its name: the class itself, or the method of the base class that asks for it.
 CALLED_BY = {'match': r'\.(assign|trace)\(', 'explain': r'\.trace\(', 'assign_batch': r'\.assign\(', 'forward': r'\bloss\('}
-NEAR = 3                                                     # code cells in which a definition must be seen at work
+NEAR = 2                                                     # code cells in which a definition must be seen at work
 
 
 def source_of(cell):
@@ -64,7 +64,7 @@ def exported(cell):
 
 
 def unseen(cells):
-    "Names that are exported by one of the cells and used neither there nor in the next three."
+    "Names that are exported by one of the cells and used neither there nor in the next two."
     for i, cell in enumerate(cells):
         for name, pattern, rest in exported(cell):
             if not any(re.search(pattern, text) for text in (rest, *(source_of(c) for c in cells[i + 1:i + 1 + NEAR]))): yield name
@@ -78,6 +78,6 @@ def test_what_is_exported_runs_beside_its_definition(path):
 def test_a_function_that_never_runs_is_seen():
     cell = lambda text: nbformat.v4.new_code_cell(text)
     define, use, other = cell('#| export\ndef f(x): return x\n\n@patch\ndef g(self: C): return 1'), cell('f(1), C().g()'), cell('1')
-    assert list(unseen([define, use])) == list(unseen([define, other, other, use])) == []
-    assert list(unseen([define, other, other, other, use])) == list(unseen([define])) == ['f', 'g']
+    assert list(unseen([define, use])) == list(unseen([define, other, use])) == []
+    assert list(unseen([define, other, other, use])) == list(unseen([define])) == ['f', 'g']
     assert list(unseen([cell('#| export\n@patch\ndef match(self: C): return 1'), cell('C().assign(p)')])) == []

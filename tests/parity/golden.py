@@ -56,3 +56,16 @@ def proposals(row, i, gt_bboxes):
     near = gt_bboxes.numpy().repeat(3, 0)
     boxes = np.concatenate([boxes, near + r.uniform(-6, 6, near.shape)])
     return dict(bboxes=torch.from_numpy(boxes.astype('float32')), scores=torch.from_numpy(r.uniform(0, 1, len(boxes)).astype('float32')))
+
+
+def batch_of(row, inputs, DetDataSample, InstanceData, BitmapMasks):
+    "Two pictures with boxes, labels and masks, as a loader would give them; the classes are MMDetection's or ours."
+    H, W = row['size']
+    data = dict(inputs=[], data_samples=[])
+    for i, p in enumerate(inputs.pictures(2, H, W, gts=row['gts'], classes=row.get('classes', 3), seed=row['batch_seed'])):
+        sample = DetDataSample(metainfo=dict(img_shape=(H, W), ori_shape=(H, W), scale_factor=(1., 1.)))
+        sample.gt_instances = InstanceData(bboxes=p['bboxes'], labels=p['labels'], masks=BitmapMasks(p['masks'].numpy(), H, W))
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        if 'proposals' in row: sample.proposals = InstanceData(**proposals(row, i, p['bboxes']))
+        data['inputs'].append(p['image']); data['data_samples'].append(sample)
+    return data

@@ -3,7 +3,7 @@
 LEARNDET_MMDET=folder python tests/parity/make_golden.py OUT.jsonl CONFIG ... appends to OUT; a config may be followed by fields of its
 row, as in CONFIG,weights_seed=1,size=100x140.
 The recipe is that of the facts folder's README: no threshold, every candidate sampled, no download, BN for SyncBN; `fill` and `pictures` of
-its inputs.py; predictions first, then losses in training mode, drawn from seed 0. Fast R-CNN is given proposals of `proposals`, below.
+its inputs.py; predictions first, then losses in training mode, drawn from seed 0. Fast R-CNN is given `golden.proposals`.
 LEARNDET_MMDET holds mmdet, mmengine and mmcv-lite (mmdet_reference.py says how); operators are those of mmcv_operators.py.
 """
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import inputs_module, model_config, proposals
+from golden import batch_of, inputs_module, model_config
 
 SLOW = 'mask-rcnn', '-c4', 'resnest/', 'gn+ws/', 'gn-all', 'hrnet/cascade'       # second stages that take minutes over a thousand regions
 
@@ -41,19 +41,11 @@ def model_of(row):
 
 
 def batch(row, inputs):
-    "Two pictures with boxes, labels and masks, as a loader would give them."
+    "The row's pictures in MMDetection's classes."
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
-    H, W = row['size']
-    data = dict(inputs=[], data_samples=[])
-    for i, p in enumerate(inputs.pictures(2, H, W, gts=row['gts'], classes=row.get('classes', 3), seed=row['batch_seed'])):
-        sample = DetDataSample(metainfo=dict(img_shape=(H, W), ori_shape=(H, W), scale_factor=(1., 1.)))
-        sample.gt_instances = InstanceData(bboxes=p['bboxes'], labels=p['labels'], masks=BitmapMasks(p['masks'].numpy(), H, W))
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-        if row.get('proposals'): sample.proposals = InstanceData(**proposals(row, i, p['bboxes']))
-        data['inputs'].append(p['image']); data['data_samples'].append(sample)
-    return data
+    return batch_of(row, inputs, DetDataSample, InstanceData, BitmapMasks)
 
 
 def prediction(sample, keep=20):

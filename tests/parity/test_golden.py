@@ -23,7 +23,7 @@ from learndet.zoo.coverage import key_lines
 from learndet.zoo.mmdetection import UnsupportedConfig, build_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import FOLDER, inputs_module, model_config, proposals
+from golden import batch_of, FOLDER, inputs_module, model_config
 
 GIVEN, MADE = FOLDER / 'golden.jsonl', Path(__file__).parent / 'golden_more.jsonl'       # the second by make_golden.py
 ROWS = [json.loads(line) for file in (GIVEN, MADE) if file.is_file() for line in file.read_text().splitlines()]
@@ -46,17 +46,7 @@ def tolerance(config):
     return (PX, ACC) if torch.backends.cpu.get_cpu_capability() == 'AVX512' else ON_OTHER_CPUS.get(config, (PX, ACC))
 
 
-def batch(row, inputs):
-    "Two pictures with boxes, labels and masks, as a loader would give them."
-    H, W = row['size']
-    data = dict(inputs=[], data_samples=[])
-    for i, p in enumerate(inputs.pictures(2, H, W, gts=row['gts'], classes=row.get('classes', 3), seed=row['batch_seed'])):
-        sample = DetDataSample(metainfo=dict(img_shape=(H, W), ori_shape=(H, W), scale_factor=(1., 1.)))
-        sample.gt_instances = InstanceData(bboxes=p['bboxes'], labels=p['labels'], masks=BitmapMasks(p['masks'].numpy(), H, W))
-        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-        if 'proposals' in row: sample.proposals = InstanceData(**proposals(row, i, p['bboxes']))
-        data['inputs'].append(p['image']); data['data_samples'].append(sample)
-    return data
+def batch(row, inputs): return batch_of(row, inputs, DetDataSample, InstanceData, BitmapMasks)
 
 
 @pytest.fixture(scope='module')
