@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'CheckedDataset', 'count_objects', 'open_pictures', 'look_through', 'Checks', 'dataset_from_files',
-           'datasets_of', 'parts_of', 'check']
+           'datasets_of', 'parts_of', 'own_report', 'check']
 
-# %% ../../nbs/09_tools/02_check.ipynb #924936a9
+# %% ../../nbs/09_tools/02_check.ipynb #a96bf796
+import copy
 import html
 import json
 import os
@@ -54,7 +55,7 @@ def count_objects(
         counted[name] = dict(objects=int(sizes.sum()), **dict(zip(SIZES, sizes.tolist())), ignored=int((of_class & gt.ignore).sum()))
     return counted
 
-# %% ../../nbs/09_tools/02_check.ipynb #16eae755
+# %% ../../nbs/09_tools/02_check.ipynb #6824180d
 def open_pictures(
     dataset: DetDataset,     # I images
 ) -> None:
@@ -80,7 +81,7 @@ def look_through(
         dataset = make()
         report, out.images, out.objects = dataset.report, len(dataset), count_objects(dataset)
         root, names = dataset.data_prefix.get('img', ''), dataset.table.file_names
-        if pictures or any(os.path.exists(join_path(root, str(n))) for n in names[:20]):
+        if pictures or deep or any(os.path.exists(join_path(root, str(n))) for n in names[:20]):
             if deep: open_pictures(dataset)
             dataset.check_pictures()
         else: out.notes.append(f'pictures were not looked for: none of the first is in {root or "the current folder"}; img_prefix says where they are')
@@ -136,7 +137,7 @@ class Checks(list):
         return dict(errors=self.errors, between=self.between,
                     datasets=[{**vars(c), 'findings': [plain(f) for f in c.findings]} for c in self])
 
-# %% ../../nbs/09_tools/02_check.ipynb #ed90df81
+# %% ../../nbs/09_tools/02_check.ipynb #870e392c
 def dataset_from_files(
     path: Path,                # a COCO file, a folder with xml files, a VOC folder, or a VOC split list
     img_prefix: str | None,    # folder of the pictures; None: beside the annotations
@@ -173,6 +174,14 @@ def parts_of(
     else: inner = getattr(dataset, 'datasets', ())
     return [part for d in inner for part in parts_of(d)] or [dataset]
 
+def own_report(
+    dataset: DetDataset,               # somebody's
+) -> DetDataset:
+    "The same data with a report of its own, so that a second check finds the same."
+    dataset = copy.copy(dataset)
+    dataset.report = copy.deepcopy(dataset.report)
+    return dataset
+
 def check(
     dataset: Any,                      # a COCO file, a folder of VOC xml files, a VOC split list, or a config; in Python also a dataset
     img_prefix: str = None,            # folder of the pictures, for a file or folder; beside the annotations when not given
@@ -194,7 +203,7 @@ def check(
     for name, what in todo.items():
         parts = [what] if callable(what) else parts_of(what)
         for n, part in enumerate(parts):
-            make = part if callable(part) else lambda: part if isinstance(part, DetDataset) else build(part, DATASETS, f'{name} dataset')
+            make = part if callable(part) else lambda: own_report(part) if isinstance(part, DetDataset) else build(part, DATASETS, f'{name} dataset')
             answer, made = look_through(f'{name} {n}' if len(parts) > 1 else name, make, deep, img_prefix is not None or not callable(part))
             checked.append(answer)
             if made is not None: ready.append((answer.name, made.class_counts()))
