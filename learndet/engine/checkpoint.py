@@ -6,8 +6,8 @@
 __all__ = ['FOREIGN', 'ITEM_SIZES', 'FORMAT', 'CheckpointError', 'tensor_bytes', 'disk_full', 'sync_folder', 'save_checkpoint',
            'Opaque', 'ForeignDict', 'stand_in', 'safe_names', 'read_as_data', 'StorageCounter', 'expected_bytes',
            'is_whole', 'file_number', 'newest_whole', 'local_file', 'check_file', 'checkpoint_meta', 'load_checkpoint',
-           'LoadReport', 'compare_weights', 'weights_of', 'load_state', 'check_complete', 'find_latest_checkpoint',
-           'file_sha256', 'publish']
+           'LoadReport', 'compare_weights', 'weights_of', 'named_as_in_files', 'load_state', 'check_complete',
+           'find_latest_checkpoint', 'file_sha256', 'publish']
 
 # %% ../../nbs/05_engine/01_checkpoint.ipynb #114ccfc5
 import codecs
@@ -315,7 +315,7 @@ def compare_weights(
     report.matched = sum(own[n].numel() for n in part if n in fits) / total if total else 1.
     return fits, report
 
-# %% ../../nbs/05_engine/01_checkpoint.ipynb #4897bc2a
+# %% ../../nbs/05_engine/01_checkpoint.ipynb #78d408bd
 def weights_of(
     checkpoint: dict,   # a state dict, or something that holds one
 ) -> OrderedDict:       # parameter name -> tensor
@@ -329,6 +329,12 @@ def weights_of(
             weights = OrderedDict((k.removeprefix(prefix), v) for k, v in weights.items() if k != 'steps')
     return weights
 
+def named_as_in_files(
+    model: nn.Module,                # perhaps inside a wrapper
+) -> nn.Module:                      # whose parameters have the names of a file
+    "The model without what only stands around it: processes, or the views of a test."
+    return model.module if type(model).__name__.endswith(('DataParallel', 'TTAModel')) else model
+
 def load_state(
     model: nn.Module,                # gets the weights, in place
     state_dict: dict,                # a state dict, or a whole checkpoint
@@ -339,7 +345,7 @@ def load_state(
     "Copy what fits, say what does not, and refuse what looks like an accident."
     given = weights_of(state_dict)
     for pattern, new in revise_keys: given = OrderedDict((re.sub(pattern, new, k), v) for k, v in given.items())
-    model = model.module if type(model).__name__.endswith('DataParallel') else model
+    model = named_as_in_files(model)
     fits, report = compare_weights(model.state_dict(), given)
     bad = [n for n, v in fits.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad: raise CheckpointError(f'{len(bad)} tensors of the file hold NaN or infinity, nothing was loaded: {bad[:5]}')
@@ -356,6 +362,7 @@ def check_complete(
     path: str | os.PathLike,         # of the file, for the message
 ) -> None:
     "A model that predicts has learnt all its weights: what the file does not give would be random numbers."
+    model = named_as_in_files(model)
     learnt = [n for n, _ in model.named_parameters()]
     gaps = sorted({*report.missing, *(n for n, _, _ in report.reinitialised)} & set(learnt))
     if not gaps: return

@@ -1,5 +1,6 @@
 "The program as a user starts it: in a process of its own, from any folder."
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from learndet.core.samples import samples_dir
+from learndet.tools.commands import find_config
 
 TINY = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
         'model.backbone.base_channels=16', 'model.backbone.stem_channels=16', 'model.neck.in_channels=[32,64,128]']
@@ -47,6 +49,57 @@ def test_test_and_predict_read_it(trained):
     done = learndet('predict', 'retinanet_r18-slim_samples', 'out/epoch_1.pth', picture, '--out-dir', 'vis', '--cfg-options', *options, cwd=folder)
     assert done.returncode == 0 and (folder / f'vis/{picture.stem}.png').exists(), done.stderr[-3000:]
     assert '1 pictures in vis: ' in done.stdout and 'detections have a score above' in done.stdout
+
+
+def found_by(folder, options, config, out, *words):
+    "The predictions of a test, image by image, and what it printed on stderr."
+    done = learndet('test', config, 'out/epoch_1.pth', '--out', out, *words, '--cfg-options', *options, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {row['img_id']: row['pred_instances'] for row in pickle.loads((folder / out).read_bytes())}, done.stderr
+
+
+def test_tta_asks_for_the_mirror_image_where_the_config_says_nothing(trained):
+    "INF-10: a warning says what is taken; without --tta there is none."
+    folder, options = trained
+    options = options + ['model.bbox_head.postprocess.score_thr=0.']                       # one epoch: scores are low
+    plain, said = found_by(folder, options, 'retinanet_r18-slim_samples', 'plain.pkl')
+    assert 'mirror' not in said
+    both, said = found_by(folder, options, 'retinanet_r18-slim_samples', 'both.pkl', '--tta')
+    assert 'the config has no tta_model and no tta_pipeline: the usual is taken, a picture and its mirror image' in said
+    assert list(plain) == list(both) and len(plain) == 4
+    assert all(len(found['scores']) == 100 for found in (*plain.values(), *both.values()))
+    assert any((both[i]['scores'] != plain[i]['scores']).any() for i in plain)
+
+
+def test_tta_takes_the_views_of_the_config(trained):
+    "One view to which nothing is done is the plain test, bit by bit; six views of MMDetection's kind run as well."
+    folder, options = trained
+    options = options + ['model.bbox_head.postprocess.score_thr=0.']
+    text = """_base_ = 'BASE'
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=MAX))
+tta_pipeline = [dict(type='LoadImageFromFile', backend_args=None), dict(type='TestTimeAug', transforms=[
+    [dict(type='Resize', scale=s, keep_ratio=True) for s in SCALES], MIRRORS [dict(type='LoadAnnotations', with_bbox=True)],
+    [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))]])]
+""".replace('BASE', str(find_config('retinanet_r18-slim_samples')))
+    (folder / 'one.py').write_text(text.replace('MAX', '100').replace('SCALES', '[(256, 256)]').replace('MIRRORS', ''))
+    mirrors = "[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],"
+    (folder / 'six.py').write_text(text.replace('MAX', '250').replace('SCALES', '[(256, 256), (128, 128), (384, 384)]').replace('MIRRORS', mirrors))
+    plain, _ = found_by(folder, options, 'one.py', 'plain.pkl')
+    one, said = found_by(folder, options, 'one.py', 'one.pkl', '--tta')
+    assert 'tta_' not in said
+    for i in plain: assert all((plain[i][k] == one[i][k]).all() for k in ('bboxes', 'scores', 'labels'))
+    six, _ = found_by(folder, options, 'six.py', 'six.pkl', '--tta')
+    assert all(100 < len(found['scores']) <= 250 for found in six.values())                # more than one view could give
+
+
+def test_tta_of_a_checkpoint_that_does_not_fit_is_an_error(trained):
+    import torch
+    folder, options = trained
+    whole = torch.load(folder / 'out/epoch_1.pth', weights_only=False)
+    whole['state_dict'] = {k: v for k, v in whole['state_dict'].items() if 'retina_cls' not in k}
+    torch.save(whole, folder / 'torn.pth')
+    done = learndet('test', 'retinanet_r18-slim_samples', 'torn.pth', '--tta', '--cfg-options', *options, cwd=folder)
+    assert done.returncode == 1 and 'bbox_head.retina_cls' in done.stderr and 'of RetinaNet are not in torn.pth' in done.stderr.replace('SingleStageDetector', 'RetinaNet')
 
 
 def test_mistakes_end_in_one_line(tmp_path):

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import learndet
+from learndet.core.registry import build
 from learndet.core.samples import samples_dir
 from learndet.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from learndet.engine.config import Config
+from learndet.engine.runner import fill_num_classes
 from learndet.structures.instance_data import DetDataSample
 from learndet.tools.cli import main
-from learndet.tools.commands import train
+from learndet.tools.commands import mirrored_views, train, use_tta
 from learndet.tools.inference import inference_detector, init_detector
 from learndet.zoo.coverage import weightless
 from learndet.zoo.mmdet_runs import is_mmdet, translate_run
@@ -201,3 +203,27 @@ def test_commands(mmdet_configs, tmp_path, capsys):
     assert main(['zoo', '--mmdet-configs', str(tmp_path)]) == 0 and '| future | 1 | 0 |' in capsys.readouterr().out
     assert main(['convert', str(tmp_path / 'nothing.pkl'), str(tmp_path / 'x.pth')]) == 1
     assert 'no file' in capsys.readouterr().err
+
+
+def test_inf_10_a_config_keeps_its_views(mmdet_configs):
+    "tta_model and tta_pipeline pass the translation, and --tta builds them around the translated model: six views."
+    config = Config.fromfile(mmdet_configs / 'retinanet/retinanet_r50_fpn_1x_coco.py')
+    run = translate_run(config)
+    for key in ('tta_model', 'tta_pipeline'): assert run[key] == config[key]
+    use_tta(run)
+    with weightless(): model = build(fill_num_classes(run['model'], tuple(map(str, range(80))), 'COCO'), where='model')
+    assert type(model).__name__ == 'DetTTAModel' and type(model.module).__name__ == 'RetinaNet'
+    assert (model.nms.iou_threshold, model.max_per_img, model.module.data_preprocessor.pad_size_divisor) == (.5, 100, 32)
+    assert len(build(run['test_dataloader']['dataset']['pipeline'])[-1].subroutines) == 6
+    assert config['test_dataloader']['dataset']['pipeline'][-1]['type'] == 'PackDetInputs'             # what was handed over stays
+
+
+def test_inf_10_a_config_without_views_gets_the_mirror_image(mmdet_configs):
+    "Facts about the mirror are added where meta_keys leave them out, and a Pad of the pipeline comes behind the mirror."
+    run = translate_run(Config.fromfile(mmdet_configs / FASTER))
+    with pytest.warns(UserWarning, match='no tta_model and no tta_pipeline'): use_tta(run)
+    views = build(run['test_dataloader']['dataset']['pipeline'])[-1]
+    assert len(views.subroutines) == 2 and {'flip', 'flip_direction'} <= set(views.subroutines[0][-1].meta_keys)
+    yolox = Config.fromfile(mmdet_configs / 'yolox/yolox_s_8xb8-300e_coco.py')['test_dataloader']['dataset']['pipeline']
+    kinds = [t['type'] for t in mirrored_views(yolox)]
+    assert 'Pad' in [t['type'] for t in yolox] and 'Pad' not in kinds and kinds[-1] == 'TestTimeAug'

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'META_KEYS', 'META_DEFAULTS', 'KNOWN_KEYS', 'image_to_tensor', 'split_instances', 'collect_meta',
-           'PackDetInputs']
+           'PackDetInputs', 'TestTimeAug', 'refuse_late_flip']
 
-# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #4ec96555
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #9e700e81
+import copy
 import difflib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...core.patch import patch
-from .pipeline import BaseTransform
+from .pipeline import BaseTransform, Compose, name_of
 from ...structures.instance_data import DetDataSample, InstanceData, PixelData
 
 # %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #1b5020eb
@@ -81,3 +83,28 @@ class PackDetInputs(BaseTransform):
         if results.get('gt_seg_map') is not None:
             sample.gt_sem_seg = PixelData(sem_seg=image_to_tensor(results['gt_seg_map']))
         return dict(inputs=image_to_tensor(results['img']), data_samples=sample)
+
+# %% ../../../nbs/02_data/01_transforms/05_formatting.ipynb #717addfd
+class TestTimeAug(BaseTransform):
+    "Every way to pick one transform of each list, as views of one picture (MMDetection 3's name)."
+    __test__ = False                                        # no test of pytest's, whatever it is called
+    def __init__(self,
+        transforms: Sequence[Sequence[Callable]],           # lists of alternatives, in the order of the steps; the last: PackDetInputs
+    ):
+        self.subroutines = [Compose(list(steps)) for steps in itertools.product(*transforms)]
+        for view in self.subroutines: refuse_late_flip([name_of(t) for t in view.transforms])
+
+    def transform(self, results: dict) -> dict:
+        if results.get('pad_shape') is not None:
+            for view in self.subroutines: refuse_late_flip(['Pad', *(name_of(t) for t in view.transforms)])
+        views = [view(copy.deepcopy(results)) for view in self.subroutines]
+        for n, view in enumerate(views, 1):
+            if view is None: raise ValueError(f'rejected the picture in view {n} of {len(views)}; a test needs every view of every picture')
+        return {key: [view[key] for view in views] for key in views[0]}
+
+def refuse_late_flip(
+    names: Sequence[str],       # of the transforms of a view, in order
+):
+    "An error for a mirror behind padding, which cannot be undone."
+    if 'Pad' in names and 'RandomFlip' in names[names.index('Pad'):]:
+        raise ValueError('TestTimeAug: RandomFlip stands behind Pad, so that boxes cannot be mirrored back: move Pad into a later list, [dict(type="Pad", ...)]')
