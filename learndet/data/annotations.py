@@ -120,7 +120,7 @@ def line(self: Report) -> str:      # one line, printed at the start of every tr
     return (f"{self.source}: {c['into']} annotations in = {c['kept']} kept + {fixed} + {dropped}; "
             f"{self.images_in} images in = {images}")
 
-# %% ../../nbs/02_data/02_annotations.ipynb #015662c6
+# %% ../../nbs/02_data/02_annotations.ipynb #11cbcc70
 @patch
 def text(self: Report,
     limit: int = 5,     # places named for each fault
@@ -134,6 +134,14 @@ def raise_errors(self: Report):
     "Stop where a fault cannot be mended, with all of them in one message."
     bad = [f for f in self.findings if f.verdict == 'E' or self.strict]
     if bad: raise DatasetError(f'{self.source} cannot be used:\n' + '\n'.join(f.text() for f in bad), self)
+
+@patch
+def go_on(self: Report,
+    table: 'AnnotationTable',   # N annotations, some of them with errors
+) -> 'AnnotationTable':         # those without
+    "What the next check can look at, so that one reading finds all errors; `raise_errors` comes after the last check."
+    bad = self.status[table.rows] == DROPPED
+    return table.take(~bad) if bad.any() else table
 
 # %% ../../nbs/02_data/02_annotations.ipynb #91869bdf
 @dataclass

@@ -186,7 +186,7 @@ def table_from_list(
         ignore=column('ignore_flag', 0, np.float64) > 0, masks=masks if any(m is not None for m in masks) else None,
         extras=extras if any(extras) else None, id_word='object')
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #4e7d3f56
+# %% ../../nbs/02_data/03_base_dataset.ipynb #cf05ae2a
 @dataclass
 class FileContents:
     "What a reader found: annotations, and what the numbers in `table.labels` mean."
@@ -206,7 +206,7 @@ def relabel(
     labels_of = lambda rows: [f'label {label}' for label in table.labels[rows]]
     report.flag('E', 'label is not a class', table, (table.labels < 0) | (table.labels >= F), labels_of,
                 expected=f'0..{F - 1}, for {names}'[:200], fix='labels count from 0; is the list of classes complete?')
-    report.raise_errors()
+    table = report.go_on(table)
     counts = np.bincount(table.labels, minlength=F).tolist()
     match = match_classes(names, wanted, counts, report.source, missing_ok or not found.declared)
     for n in match.missing:
@@ -315,7 +315,7 @@ class BaseDetDataset(DetDataset):
     @property
     def shapes(self) -> np.ndarray: return self.table.shapes        # (I, 2) int (H, W) of every picture as stored
 
-# %% ../../nbs/02_data/03_base_dataset.ipynb #f981edb4
+# %% ../../nbs/02_data/03_base_dataset.ipynb #e879bfbe
 @patch
 def load(self: BaseDetDataset,
     metainfo: dict,     # as given to the constructor
@@ -328,7 +328,6 @@ def load(self: BaseDetDataset,
     wanted = self._metainfo.get('classes')
     if isinstance(wanted, list): self.report.notes.append(f'classes is a list, read as the tuple {tuple(wanted)}')
     found = self.load_file()
-    self.report.raise_errors()
     table, names, ids = relabel(found, wanted, self.report, missing_ok=self.test_mode)
     self.classes = Classes(names, self._metainfo.get('palette'), ids)
     img_root = self.data_prefix.get('img', '')

@@ -234,7 +234,7 @@ def flag_masks(
     report.flag('E', 'run lengths of another size than the image', table, wrong, fix='export the masks again')
     report.flag('W', 'no usable outline', table, none, done='box kept, without a mask')
 
-# %% ../../nbs/02_data/04_coco.ipynb #696c5db4
+# %% ../../nbs/02_data/04_coco.ipynb #0b216587
 class CocoDataset(BaseDetDataset):
     "A COCO file: `images`, `annotations`, `categories` (arXiv:1405.0312). Its ids never leave this class."
 
@@ -253,8 +253,7 @@ class CocoDataset(BaseDetDataset):
         self.report.raise_errors()
         check_ids(images, categories, self.report)
         self.report.raise_errors()
-        table = coco_table(images, annotations, categories, self.report)
-        self.report.raise_errors()
+        table = self.report.go_on(coco_table(images, annotations, categories, self.report))
         check_categories(categories, table.labels, self.report)
         return FileContents(table, [c['name'] for c in categories], tuple(c['id'] for c in categories))
 

@@ -59,7 +59,7 @@ def stack_images(
     for b, img in enumerate(images): batch[b, :, :img.shape[1], :img.shape[2]] = img
     return batch
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #8fbea5b9
+# %% ../../nbs/02_data/09_preprocessor.ipynb #bac2f85f
 class DetDataPreprocessor(nn.Module):
     "The first part of a model: a list of uint8 pictures becomes one normalised, padded batch."
     def __init__(self,
@@ -82,6 +82,10 @@ class DetDataPreprocessor(nn.Module):
         if bgr_to_rgb and rgb_to_bgr: raise ValueError('bgr_to_rgb and rgb_to_bgr are the same swap: set one of them')
         if (mean is None) != (std is None): raise ValueError(f'mean and std come together, got mean={mean} and std={std}')
         if std is not None and not all(std): raise ValueError(f'std is a divisor and cannot be zero, got {list(std)}')
+        lengths = {1, *(1 if v is None else len(v) for v in (mean, std))}              # 1 is for every channel
+        if len(lengths) > 2 or 0 in lengths: raise ValueError(f'mean and std are for the same channels, got mean={list(mean)} and std={list(std)}')
+        if (bgr_to_rgb or rgb_to_bgr) and not lengths <= {1, 3}:
+            raise ValueError(f'bgr_to_rgb and rgb_to_bgr are for 3 channels, got mean={list(mean)} and std={list(std)}')
         self.normalizes, self.swap_channels, self.pad_value = mean is not None, bgr_to_rgb or rgb_to_bgr, pad_value
         self.pad_size_divisor, self.size_buckets, self.channels_last = pad_size_divisor, size_buckets, channels_last
         self.pad_mask, self.mask_pad_value, self.pad_seg, self.seg_pad_value = pad_mask, mask_pad_value, pad_seg, seg_pad_value
@@ -105,7 +109,7 @@ class DetDataPreprocessor(nn.Module):
             for augment in self.batch_augments: inputs, data_samples = augment(inputs, data_samples)
         return dict(inputs=inputs, data_samples=data_samples)
 
-# %% ../../nbs/02_data/09_preprocessor.ipynb #e6534142
+# %% ../../nbs/02_data/09_preprocessor.ipynb #db0ab7f5
 def grow_masks(
     sample,                         # a DetDataSample
     shape: tuple[int, int],         # (H, W) of the batch
@@ -129,7 +133,8 @@ def to_device(self: DetDataPreprocessor,
 ) -> Tensor:                        # (B, C, H, W) on this module's device, still bytes
     "One block, one copy."
     C = {img.shape[0] for img in images}
-    expected = {len(self.mean)} if len(self.mean) > 1 else {3} if self.swap_channels else C
+    channels = max(len(self.mean), len(self.std))
+    expected = {channels} if channels > 1 else {3} if self.swap_channels else C
     if len(C | expected) > 1: raise ValueError(f'pictures of {sorted(C)} channels, mean and channel swap are for {expected}')
     from_host = images[0].device.type == 'cpu' and self.mean.device.type == 'cuda'
     return stack_images(images, shape, from_host, self.channels_last).to(self.mean.device, non_blocking=self.non_blocking)

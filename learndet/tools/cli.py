@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'ANSWERS', 'MISTAKES', 'comments_of', 'add_arguments', 'make_parser', 'main']
 
-# %% ../../nbs/09_tools/03_cli.ipynb #cff1b7c7
+# %% ../../nbs/09_tools/03_cli.ipynb #6e392ab0
 import argparse
 import inspect
 import os
@@ -20,6 +20,7 @@ from ..data.transforms.pipeline import TransformError
 from ..engine.black_box import NonFiniteLoss
 from ..engine.checkpoint import CheckpointError, publish
 from . import commands
+from .check import Checks, check
 from .tour import tour
 
 # %% ../../nbs/09_tools/03_cli.ipynb #d493c21a
@@ -51,10 +52,10 @@ def add_arguments(
         elif lists: parser.add_argument(flag, nargs='+', default=p.default, help=help)
         else: parser.add_argument(flag, type=next((k for k in kinds if k in (int, float)), str), default=p.default, help=help)
 
-# %% ../../nbs/09_tools/03_cli.ipynb #ab8adcc9
-COMMANDS = dict(train=commands.train, test=commands.test, predict=commands.predict, browse=commands.browse, config=commands.config,
+# %% ../../nbs/09_tools/03_cli.ipynb #08c132a7
+COMMANDS = dict(train=commands.train, test=commands.test, predict=commands.predict, browse=commands.browse, check=check, config=commands.config,
                 publish=publish, convert=commands.convert, zoo=commands.zoo, env=env, tour=tour)
-ANSWERS = (env, publish, commands.convert, commands.zoo)       # what these return is printed
+ANSWERS = (check, env, publish, commands.convert, commands.zoo)       # what these return is printed
 MISTAKES = (ValueError, TypeError, LookupError, OSError, ImportError, CheckpointError, SampleError, TransformError, NonFiniteLoss)
 
 def make_parser() -> argparse.ArgumentParser:      # of the whole program
@@ -68,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:      # of the whole program
 
 def main(
     argv: list[str] = None,      # the words after `learndet`; those of the terminal when None
-) -> int:                        # exit status: 0, 1 after a user's mistake, 130 after Ctrl-C
+) -> int:                        # exit status: 0, 1 after a user's mistake or when `check` found errors, 130 after Ctrl-C
     "Run a command; mistakes end in one readable line, not in a stack trace (LEARNDET_TRACEBACK=1 shows it)."
     args = vars(make_parser().parse_args(argv))
     f = COMMANDS[args.pop('command')]
@@ -81,7 +82,7 @@ def main(
         print(f'{type(error).__name__}: {says}', file=sys.stderr)
         return 1
     if f in ANSWERS: print(result)
-    return 0
+    return int(isinstance(result, Checks) and result.errors > 0)
 
 # %% ../../nbs/09_tools/03_cli.ipynb #7769cdec
 #| eval: false

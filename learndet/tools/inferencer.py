@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_lists', 'encode', 'DetInferencer', 'files_in', 'write_lists']
 
-# %% ../../nbs/09_tools/02_inferencer.ipynb #08c87444
+# %% ../../nbs/09_tools/02_inferencer.ipynb #09b1a269
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..structures.instance_data import DetDataSample
-from .commands import PICTURES, draw_detections, find_config, read_config
+from .commands import PICTURES, draw_detections, find_config, picture_files, read_config
 from .inference import inference_detector, init_detector
 
 # %% ../../nbs/09_tools/02_inferencer.ipynb #a5aa2edf
@@ -34,7 +34,7 @@ def encode(
     ends = (flat[1:] != flat[:-1]).nonzero()[:, 0]
     return dict(size=list(mask.shape), counts=torch.diff(ends, prepend=torch.zeros(1, dtype=ends.dtype)).tolist())
 
-# %% ../../nbs/09_tools/02_inferencer.ipynb #9a2b6f30
+# %% ../../nbs/09_tools/02_inferencer.ipynb #3e38c7bc
 class DetInferencer:
     "A detector as one object: `DetInferencer(config, weights)(pictures)`."
     def __init__(self,
@@ -61,11 +61,12 @@ class DetInferencer:
         pictures = files_in(inputs)
         samples = inference_detector(self.model, pictures, batch_size)
         found, drawn = [as_lists(s) for s in samples], []
-        for i, (picture, sample, lists) in enumerate(zip(pictures, samples, found)):
-            if out_dir and isinstance(picture, (str, Path)):
-                if not no_save_vis: drawn.append(draw_detections(picture, sample, self.model.dataset_meta['classes'], Path(out_dir) / 'vis', pred_score_thr))
-                if not no_save_pred: write_lists(lists, Path(out_dir) / 'preds' / f'{Path(picture).stem}.json')
-            if print_result: print(lists)
+        saved = [i for i, picture in enumerate(pictures) if out_dir and isinstance(picture, (str, Path))]
+        of = lambda part, ending: zip(saved, picture_files([pictures[i] for i in saved], Path(out_dir) / part, ending))
+        for i, file in () if no_save_vis else of('vis', '.png'):
+            drawn.append(draw_detections(pictures[i], samples[i], self.model.dataset_meta['classes'], file, pred_score_thr))
+        for i, file in () if no_save_pred else of('preds', '.json'): write_lists(found[i], file)
+        for lists in found if print_result else (): print(lists)
         return dict(predictions=samples if return_datasamples else found, visualization=drawn)
 
 def files_in(

@@ -61,9 +61,19 @@ def test_buckets_bound_the_number_of_shapes():
 
 
 @pytest.mark.parametrize('kwargs, fragment', [(dict(mean=[0]), 'come together'), (dict(mean=[0], std=[0]), 'cannot be zero'),
-                                              (dict(bgr_to_rgb=True, rgb_to_bgr=True), 'same swap')])
+                                              (dict(bgr_to_rgb=True, rgb_to_bgr=True), 'same swap'),
+                                              (dict(mean=[1, 2], std=[1, 1, 1]), 'mean and std are for the same channels'), (dict(mean=[], std=[]), 'same channels'),
+                                              (dict(mean=[1, 2], std=[1, 1], bgr_to_rgb=True), 'are for 3 channels')])
 def test_settings_that_cannot_be(kwargs, fragment):
     with pytest.raises(ValueError, match=fragment): DetDataPreprocessor(**kwargs)
+
+
+@pytest.mark.parametrize('mean, std, channels', [([5], [2], 1), ([5], [2], 3), ([5], [2, 2, 2], 3), ([5, 5, 5], [2], 3), ([5] * 4, [2] * 4, 4), ([5, 5], [2, 2], 2)])
+def test_any_number_of_channels_that_mean_and_std_agree_on(mean, std, channels):
+    out = DetDataPreprocessor(mean, std)(dict(inputs=[torch.full((channels, 3, 3), 9, dtype=torch.uint8)]))['inputs']
+    assert torch.equal(out, torch.full((1, channels, 3, 3), 2.))
+    if max(len(mean), len(std)) > 1:
+        with pytest.raises(ValueError, match='channels'): DetDataPreprocessor(mean, std)(dict(inputs=[torch.zeros(5, 3, 3, dtype=torch.uint8)]))
 
 
 def test_channels_that_do_not_fit():

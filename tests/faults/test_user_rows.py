@@ -1,6 +1,6 @@
 """What goes wrong for users, row by row of the list of user needs: each test does what a user does and reads what is said.
 
-Rows held elsewhere: 3c, 3d `engine/test_optimizers.py`; 4b and the annotation file (1-31) `data/test_coco.py`; 5d, 5e
+Rows held elsewhere: 3c, 3d `engine/test_optimizers.py`; 4a, 4c, 4d `tools/test_check.py`; 4b and the annotation file (1-31) `data/test_coco.py`; 5d, 5e
 `engine/test_config.py`; 7a `runs/test_empty_batches.py`; 12a, 12b `data/test_transform_faults.py`; 13b, 13c
 `evaluation/test_metrics.py` as well; 14a, 99 `engine/test_checkpoint.py`; 14b `engine/test_resume.py`; 23a
 `engine/test_distributed.py`; 32a, 32b `engine/test_checkpoint.py`, `engine/test_config_language.py`."""

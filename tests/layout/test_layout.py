@@ -10,7 +10,7 @@ import pytest
 
 from notebooks import ROOT, faults, notebooks, readme
 
-ROOMS = ['core', 'structures', 'data', 'task_modules', 'models', 'engine', 'evaluation', 'visualization', 'zoo', 'tools']
+ROOMS = ['core', 'structures', 'data', 'task_modules', 'models', 'engine', 'evaluation', 'visualization', 'zoo', 'tools', '__main__']
 PACKAGE = ROOT / 'learndet'
 MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('__init__.py', '_modidx.py') and 'configs' not in p.parts)
 

@@ -4,8 +4,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learndet.structures.overlaps import BboxOverlaps2D, bbox_overlaps
+from learndet.task_modules.assigners.approx_max_iou_assigner import ApproxMaxIoUAssigner
 from learndet.task_modules.assigners.assign_result import IGNORE, NEGATIVE, AssignResult, labels_of
 from learndet.task_modules.assigners.max_iou_assigner import MaxIoUAssigner, digits
+from learndet.task_modules.assigners.points_and_grids import GridAssigner, UniformAssigner
 
 
 def boxes(*shape, seed=0, size=60):
@@ -191,6 +193,17 @@ def test_digits(value, threshold, text): assert digits(value, threshold) == text
 @pytest.mark.parametrize('wrong', [dict(pos_iou_thr=.4, neg_iou_thr=.5), dict(pos_iou_thr=.5, neg_iou_thr=(.4, .3)), dict(pos_iou_thr=.5, neg_iou_thr=-.1)])
 def test_thresholds_out_of_order(wrong):
     with pytest.raises(ValueError, match='neg_iou_thr <= pos_iou_thr'): MaxIoUAssigner(**wrong)
+
+
+@pytest.mark.parametrize('make, name', [(lambda: MaxIoUAssigner(5, .4), 'pos_iou_thr'), (lambda: MaxIoUAssigner(.5, .4, min_pos_iou=1.5), 'min_pos_iou'),
+    (lambda: ApproxMaxIoUAssigner(5, .4), 'pos_iou_thr'), (lambda: GridAssigner(5, .4), 'pos_iou_thr'), (lambda: UniformAssigner(.15, 7), 'neg_ignore_thr')])
+def test_a_threshold_that_no_iou_can_reach(make, name):
+    with pytest.raises(ValueError, match=f'{name} is compared with an IoU, which is from 0 to 1'): make()
+
+
+def test_other_measures_have_other_limits():
+    assert MaxIoUAssigner(5, 4, iou_calculator=lambda a, b, **kwargs: None).pos_iou_thr == 5
+    assert MaxIoUAssigner(1., (0., 1.)).pos_iou_thr == 1                                       # the limits themselves are allowed
 
 
 def test_batches_that_do_not_fit():

@@ -6,7 +6,7 @@
 __all__ = ['OverlapsOfSome', 'GridAssigner', 'GridTrace', 'best_claim', 'PointAssigner', 'PointTrace', 'UniformAssignResult',
            'UniformAssigner', 'UniformTrace']
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #00bbac65
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #e4e6e2c9
 from dataclasses import dataclass
 from typing import Callable
 
@@ -19,9 +19,9 @@ from ...structures.overlaps import BboxOverlaps2D
 from .assign_result import (IGNORE, NEGATIVE, AssignResult, AssignTrace, box_centers, digits,
                                                             first_image, in_pieces, leave_out, pieces, real_objects,
                                                             result_of, state_of, take_rows, with_batch)
-from .max_iou_assigner import Overlaps, best_overlaps, last_claim, last_first_claim
+from .max_iou_assigner import Overlaps, best_overlaps, check_iou_thresholds, last_claim, last_first_claim
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #094c0b5d
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #0a34890a
 class OverlapsOfSome:
     "The pieces of `Overlaps`, 0 for all priors but some."
     def __init__(self,
@@ -45,6 +45,7 @@ class GridAssigner:
         if not low <= high <= pos_iou_thr: raise ValueError(
             f'neg_iou_thr <= pos_iou_thr does not hold for {neg_iou_thr=}, {pos_iou_thr=}')
         self.pos_iou_thr, self.neg_iou_thr, self.min_pos_iou = pos_iou_thr, (low, high), max(min_pos_iou, 0.)
+        check_iou_thresholds(iou_calculator, pos_iou_thr=pos_iou_thr, min_pos_iou=self.min_pos_iou)
         self.gt_max_assign_all, self.iou_calculator = gt_max_assign_all, iou_calculator or BboxOverlaps2D()
 
 @patch
@@ -317,7 +318,7 @@ def trace(self: PointAssigner,
     near = torch.full_like(away, torch.inf).scatter(-1, index[0], distance[0])
     return PointTrace(self, priors, gt_bboxes, steps, away, near, own, wanted[0])
 
-# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #e66f76c3
+# %% ../../../nbs/03_task_modules/02_assigners/03_points_and_grids.ipynb #148d9473
 @dataclass
 class UniformAssignResult(AssignResult):
     "An answer that also says which prior was matched with which object, and whether the pair counts."
@@ -334,6 +335,7 @@ class UniformAssigner:
         iou_calculator: Callable = None,    # (bboxes1, bboxes2, is_aligned=) -> overlaps; BboxOverlaps2D() when None
     ):
         if match_times < 1: raise ValueError(f'match_times is at least 1, got {match_times}')
+        check_iou_thresholds(iou_calculator, pos_ignore_thr=pos_ignore_thr, neg_ignore_thr=neg_ignore_thr)
         self.pos_ignore_thr, self.neg_ignore_thr, self.match_times = pos_ignore_thr, neg_ignore_thr, match_times
         self.iou_calculator = iou_calculator or BboxOverlaps2D()
 
