@@ -12,8 +12,7 @@ dev = lab + cfg['dev_requirements'].split()
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'],
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education',
-                 'License :: OSI Approved :: Apache Software License']
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education']
                 + [f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)],
     packages=find_packages(include=['learndet', 'learndet.*']), include_package_data=True,
     package_data={'learndet': ['configs/**/*.py', 'configs/*.py', 'visualization/*.js']},
