@@ -135,7 +135,7 @@ def get_targets(
         bbox_targets=torch.where(pos[..., None], targets, 0.), bbox_weights=pos[..., None].float().expand(-1, -1, 4),
         avg_factor=reduce_mean(sampled.avg_factor), gt_inds=assigned.gt_inds)
 
-# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #13b1af33
+# %% ../../../nbs/04_models/03_dense_heads/01_anchor_head.ipynb #aa873d5e
 def loss_of_levels(
     loss: nn.Module,               # (outputs, targets, weights, avg_factor) → 0-d
     *columns: Tensor,              # outputs, targets and weights, (B, P) or (B, P, ·) each
@@ -159,7 +159,7 @@ def compare(
     reduction: str | None = None,  # 'none': before anything is added up or divided; None: as each loss was built
 ) -> tuple[Tensor, Tensor]:        # classification loss and box loss: 0-d each, (B, P, ·) for 'none'
     "Both losses of a batch whose targets are known."
-    how = dict(level_sizes=[len(p) for p in priors], avg_factor=targets.avg_factor) | (dict(reduction_override=reduction) if reduction else {})
+    how = dict(level_sizes=[len(p) for p in priors], avg_factor=targets.avg_factor, **(dict(reduction_override=reduction) if reduction else {}))
     bbox_preds = bbox_preds.float()
     if self.reg_decoded_bbox: bbox_preds = self.bbox_coder.decode(torch.cat(priors), bbox_preds)
     return (loss_of_levels(self.loss_cls, cls_scores, targets.labels, targets.label_weights, **how),
